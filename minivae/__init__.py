@@ -1,0 +1,1 @@
+"""minivae: variational autoencoders with every gradient written by hand."""
