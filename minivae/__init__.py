@@ -1,1 +1,41 @@
-"""minivae: variational autoencoders with every gradient written by hand."""
+"""minivae: variational autoencoders with every gradient written by hand, on NumPy and on CuPy.
+
+Read it in this order: backend, parameters, layers, divergences, likelihoods, posteriors, bounds, vae, optimizers,
+training. `data` and `plots` are imported when they are first used.
+"""
+
+import importlib
+
+from .backend import get_backend
+from .bounds import ELBO, ImportanceWeighted
+from .errors import MiniVAEError
+from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
+from .likelihoods import Bernoulli, Gaussian
+from .optimizers import SGD, Adam, RMSprop
+from .posteriors import DiagonalGaussian
+from .training import History, fit
+from .vae import VAE, Losses
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "SGD",
+    "VAE",
+    "Adam",
+    "Bernoulli",
+    "Dense",
+    "DiagonalGaussian",
+    "Gaussian",
+    "History",
+    "ImportanceWeighted",
+    "Losses",
+    "MiniVAEError",
+    "RMSprop",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "fit",
+    "get_backend",
+]

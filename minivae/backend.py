@@ -34,6 +34,10 @@ class NumpyBackend:
         """The array on this backend's device, C-contiguous; no copy where none is needed."""
         return np.ascontiguousarray(host, dtype)
 
+    def upload(self, host, *, out):
+        """Copy a NumPy array into an array on the device; the host array may be changed afterwards."""
+        np.copyto(out, host)
+
     def to_host(self, array):
         """The array as a NumPy array; on a GPU this waits for the device."""
         return array

@@ -1,0 +1,164 @@
+"""SGD, RMSprop and Adam, each a few long passes over the flat arrays of values and gradients.
+
+`attach(parameters, gradients)` binds an optimizer to a model with fresh state; `step()` applies one update.
+All that changes lies in arrays on the device, by name in `state`: a captured graph and a checkpoint see all of it.
+"""
+
+import math
+
+from .errors import MiniVAEError
+
+
+class Optimizer:
+    """What all share: the learning rate, kept in `state["lr"]` (1,), which may be changed between steps."""
+
+    def __init__(self, lr):
+        self._lr = self._positive("lr", lr)
+
+    def _positive(self, name, value, below=math.inf):
+        if not 0 < value < below:
+            raise MiniVAEError(
+                f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {value!r}"
+            )
+        return float(value)
+
+    def attach(self, parameters, gradients):
+        """Bind to a model's flat arrays, with fresh state."""
+        xp = self.xp = parameters.backend.xp
+        self.values, self.gradients = parameters.flat, gradients.flat
+        self.work = xp.empty_like(self.values)
+        self.rate = xp.empty(1, self.values.dtype)
+        self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
+
+    def fresh_state(self):
+        return {}
+
+    @property
+    def lr(self):
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr):
+        self._lr = self._positive("lr", lr)
+        self.state["lr"].fill(self._lr)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if wanted.
+
+    velocity = momentum velocity + g,   p -= lr velocity
+    """
+
+    def __init__(self, lr=1e-2, momentum=0.0):
+        super().__init__(lr)
+        if not 0 <= momentum < 1:
+            raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {momentum!r}")
+        self.momentum = float(momentum)
+
+    def fresh_state(self):
+        return {"velocity": self.xp.zeros_like(self.values)} if self.momentum else {}
+
+    def step(self):
+        xp, work, direction = self.xp, self.work, self.gradients
+        if self.momentum:
+            direction = self.state["velocity"]
+            xp.multiply(direction, self.momentum, out=direction)
+            xp.add(direction, self.gradients, out=direction)
+        xp.multiply(direction, self.state["lr"], out=work)
+        xp.subtract(self.values, work, out=self.values)
+
+
+class RMSprop(Optimizer):
+    """Steps divided by the root of a running mean of squared gradients.
+
+        v = rho v + (1 - rho) g^2,   p -= lr g / sqrt(v + eps)
+
+    eps stands inside the root, as in Keras; PyTorch divides by sqrt(v) + eps instead, and calls rho alpha.
+
+    The state is w = (v + eps) / (1 - rho), for which
+        w = rho w + g^2 + eps,   p -= lr / sqrt(1 - rho) g / sqrt(w):
+    as many passes, and none ever meets a subnormal number, which would make the root twice as slow.
+    Source: Tieleman & Hinton 2012, lecture 6e.
+    """
+
+    def __init__(self, lr=1e-3, rho=0.9, eps=1e-7):
+        super().__init__(lr)
+        self.rho, self.eps = self._positive("rho", rho, below=1), self._positive("eps", eps)
+
+    def fresh_state(self):
+        return {"w": self.xp.full_like(self.values, self.eps / (1 - self.rho))}
+
+    def step(self):
+        xp, work, g, w = self.xp, self.work, self.gradients, self.state["w"]
+        xp.multiply(g, g, out=work)
+        xp.add(work, self.eps, out=work)
+        xp.multiply(w, self.rho, out=w)
+        xp.add(w, work, out=w)
+        xp.sqrt(w, out=work)
+        xp.divide(g, work, out=work)
+        xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
+        xp.multiply(work, self.rate, out=work)
+        xp.subtract(self.values, work, out=self.values)
+
+
+class Adam(Optimizer):
+    """Steps along a running mean of gradients, divided by the root of one of squared gradients.
+
+        m = beta1 m + (1 - beta1) g,        v = beta2 v + (1 - beta2) g^2
+        p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    eps is added to the root, as in the paper and in PyTorch; Keras adds it before the bias correction.
+
+    The state is m / (1 - beta1) and v / (1 - beta2), which saves two passes; with c = sqrt((1 - beta2^t) / (1 - beta2))
+    the step is then  lr (1 - beta1) c / (1 - beta1^t) m / (sqrt(v) + c eps).
+    Source: Kingma & Ba 2015, algorithm 1.
+    """
+
+    def __init__(self, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+        super().__init__(lr)
+        self.beta1 = self._positive("beta1", beta1, below=1)
+        self.beta2 = self._positive("beta2", beta2, below=1)
+        self.eps = self._positive("eps", eps)
+
+    def fresh_state(self):
+        xp = self.xp
+        return {
+            "m": xp.zeros_like(self.values),
+            "v": xp.zeros_like(self.values),
+            # beta1^t and beta2^t: in float32, 1 - beta2^t would lose half its digits in the first steps.
+            "powers": xp.ones(2, "float64"),
+        }
+
+    def attach(self, parameters, gradients):
+        super().attach(parameters, gradients)
+        xp = self.xp
+        self.betas = parameters.backend.asarray([self.beta1, self.beta2], "float64")
+        self.corrections, self.c = xp.empty(2, "float64"), xp.empty(1, "float64")
+        self.c_eps = xp.empty_like(self.rate)
+
+    def _scalars(self):
+        """This step's rate lr (1 - beta1) c / (1 - beta1^t) and c eps, as arrays (1,)."""
+        xp, powers = self.xp, self.state["powers"]
+        xp.multiply(powers, self.betas, out=powers)
+        xp.subtract(1, powers, out=self.corrections)
+        xp.divide(self.corrections[1:], 1 - self.beta2, out=self.c)
+        xp.sqrt(self.c, out=self.c)
+        xp.multiply(self.c, self.eps, out=self.c_eps)
+        xp.divide(self.c, self.corrections[:1], out=self.c)
+        xp.multiply(self.c, 1 - self.beta1, out=self.c)
+        xp.multiply(self.c, self.state["lr"], out=self.rate)
+
+    def step(self):
+        xp, work, g = self.xp, self.work, self.gradients
+        m, v = self.state["m"], self.state["v"]
+        self._scalars()
+        xp.multiply(m, self.beta1, out=m)
+        xp.add(m, g, out=m)
+        xp.multiply(g, g, out=work)
+        xp.multiply(v, self.beta2, out=v)
+        xp.add(v, work, out=v)
+        xp.sqrt(v, out=work)
+        xp.add(work, self.c_eps, out=work)
+        xp.divide(m, work, out=work)
+        xp.multiply(work, self.rate, out=work)
+        xp.subtract(self.values, work, out=self.values)

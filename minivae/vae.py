@@ -1,0 +1,357 @@
+"""The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .backend import generator, get_backend
+from .bounds import ELBO, Bound
+from .divergences import standard_normal_log_prob
+from .errors import MiniVAEError
+from .layers import Sequential
+from .likelihoods import Bernoulli, Likelihood
+from .parameters import Buffers, allocate
+from .posteriors import DiagonalGaussian, Posterior
+
+# The second word of the key of each generator, so that no two purposes share random numbers.
+CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE = range(1, 7)
+
+# Decoder rows at a time outside training: enough for speed, few enough for memory.
+INFERENCE_ROWS, LIKELIHOOD_ROWS = 1000, 5000
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Averages over examples, in nats per example; loss is what training minimises, beta included."""
+
+    loss: float
+    reconstruction: float
+    kl: float
+
+    @property
+    def negative_elbo(self):
+        """reconstruction + kl: -ELBO, whatever beta is."""
+        return self.reconstruction + self.kl
+
+    def as_columns(self, prefix):
+        """A dict with the keys prefix_loss, prefix_reconstruction, prefix_kl."""
+        return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
+
+
+class VAE:
+    """A variational autoencoder.
+
+        loss = mean over the batch of  beta KL(q(z given x) || p(z)) - E_q[log p(x given z)]
+
+    encoder    : a list of layers; the last gives the posterior's statistics, (B, 2D), mu first, then log_var
+    decoder    : a list of layers from z (rows, D) to the likelihood's parameters (rows, P)
+    likelihood : p(x given z), Bernoulli() from logits by default
+    beta       : the weight of the KL; may be changed at any time through `vae.beta`
+    posterior  : q(z given x), DiagonalGaussian() by default
+    bound      : ELBO() by default, or ImportanceWeighted()
+    kl         : "analytic", or "monte-carlo" (log q - log p at the samples); None takes what the parts need
+    backend    : "numpy", "cupy", "auto" or a backend
+    dtype      : "float32" or "float64"
+    seed       : an integer that keys the initial values and all noise
+
+    `parameters` and `gradients` map names such as "encoder.0.W" to views of the flat arrays in their `.flat`.
+    Every method takes and returns NumPy arrays, on either backend, in batches of any size. x is (B, X), or
+    (B, ...) with X values a row; uint8 is read as pixels and divided by 255.
+    Source: Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        likelihood=None,
+        beta=1.0,
+        posterior=None,
+        bound=None,
+        kl=None,
+        backend="numpy",
+        dtype="float32",
+        seed=0,
+    ):
+        self.backend = get_backend(backend)
+        self.xp = self.backend.xp
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise MiniVAEError(f'dtype should be "float32" or "float64", got {dtype!r}')
+        self.seed = seed
+        self.encoder = Sequential(encoder, needs_dx=False)
+        self.decoder = Sequential(decoder)
+        self.likelihood = likelihood or Bernoulli()
+        self.posterior = posterior or DiagonalGaussian()
+        self.bound = bound or ELBO()
+        self._check_parts()
+        self.analytic = self._choose_kl(kl)
+        self.input_dim, self.latent_dim = self._check_sizes()
+        modules = {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "posterior": self.posterior,
+            "likelihood": self.likelihood,
+            "bound": self.bound,
+        }
+        self.parameters, self.gradients = allocate(modules, self.backend, self.dtype, seed)
+        self.buffers = Buffers(self.xp, self.dtype)
+        self._beta = self.xp.ones(1, self.dtype)
+        self.beta = beta
+        self._noise = generator(seed, CALL_NOISE)
+
+    # ------------------------------------------------------------------------------------ construction
+
+    def _check_parts(self):
+        for name, part, kind in (
+            ("likelihood", self.likelihood, Likelihood),
+            ("posterior", self.posterior, Posterior),
+            ("bound", self.bound, Bound),
+        ):
+            if not isinstance(part, kind):
+                raise MiniVAEError(
+                    f"VAE: {name} should be an instance such as {kind.__name__}(), got {part!r}"
+                )
+
+    def _choose_kl(self, kl):
+        needs_samples = self.bound.needs_samples or not self.posterior.has_analytic_kl
+        kl = kl or ("monte-carlo" if needs_samples else "analytic")
+        if kl not in ("analytic", "monte-carlo"):
+            raise MiniVAEError(f'VAE: kl should be "analytic", "monte-carlo" or None, got {kl!r}')
+        if kl == "analytic" and needs_samples:
+            raise MiniVAEError(
+                f"VAE: {type(self.bound).__name__} with {type(self.posterior).__name__} has no analytic KL: "
+                'leave kl out or use kl="monte-carlo"'
+            )
+        return kl == "analytic"
+
+    def _check_sizes(self):
+        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if part.input_shape is None:
+                raise MiniVAEError(f"VAE: the {name} has no layer that fixes its input size, such as Dense")
+        (stats_dim,) = self.encoder.output_shape(self.encoder.input_shape)
+        latent_dim = self.posterior.latent_dim(stats_dim)
+        if self.decoder.input_shape != (latent_dim,):
+            raise MiniVAEError(
+                f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}), but the decoder takes "
+                f"(B, {', '.join(map(str, self.decoder.input_shape))}): the encoder's last layer should be "
+                "twice as wide as the decoder's first"
+            )
+        (input_dim,) = self.encoder.input_shape
+        wanted = (self.likelihood.params_dim(input_dim),)
+        got = self.decoder.output_shape((latent_dim,))
+        if got != wanted:
+            raise MiniVAEError(
+                f"VAE: {type(self.likelihood).__name__} of {input_dim} values a row needs a decoder output of "
+                f"(B, {wanted[0]}), got (B, {', '.join(map(str, got))})"
+            )
+        return input_dim, latent_dim
+
+    @property
+    def beta(self):
+        return self._beta_value
+
+    @beta.setter
+    def beta(self, beta):
+        if not 0 <= beta < float("inf"):
+            raise MiniVAEError(f"VAE: beta should be a finite number of at least 0, got {beta!r}")
+        self._beta_value = float(beta)
+        self._beta.fill(self._beta_value)
+
+    # --------------------------------------------------------------------------------------- the passes
+
+    def _forward(self, x, eps, analytic):
+        """log p(x given z) (L, B) and the KL, analytic (B,) or sampled (L, B), for noise eps (L, B, D)."""
+        stats = self.encoder.forward(x)
+        self._z = self.posterior.sample(stats, eps)
+        params = self.decoder.forward(self._z.reshape(-1, self.latent_dim))
+        log_px = self.likelihood.log_prob(x, params)
+        return log_px, self.posterior.kl() if analytic else self._sampled_kl()
+
+    def _sampled_kl(self):
+        """log q(z given x) - log p(z), (L, B), at the samples."""
+        shape = self._z.shape[:2]
+        log_pz, kl = self.buffers("log_pz", *shape), self.buffers("kl", *shape)
+        standard_normal_log_prob(self.xp, self._z, log_pz=log_pz, work=self.buffers("work", *self._z.shape))
+        self.xp.subtract(self.posterior.log_prob(), log_pz, out=kl)
+        return kl
+
+    def _backward(self, dlog_px, dkl):
+        """Fills `gradients`: the forward pass in the mirror."""
+        dz = self.decoder.backward(self.likelihood.backward(dlog_px))
+        dz = dz.reshape(len(dlog_px), -1, self.latent_dim)
+        if self.analytic:
+            dstats = self.posterior.backward(dz, dkl=dkl)
+        else:
+            # kl = log q - log p(z) and log p(z) falls by z dz, so dz gains dkl z.
+            through_prior = self.buffers("work", *dz.shape)
+            self.xp.multiply(self._z, dkl[..., None], out=through_prior)
+            self.xp.add(dz, through_prior, out=dz)
+            dstats = self.posterior.backward(dz, dlog_q=dkl)
+        self.encoder.backward(dstats)
+
+    def losses_and_gradients(self, x, eps):
+        """One training pass over arrays on the device: x (B, X), eps (L, B, D).
+
+        Fills `gradients` and returns terms (3, B): loss, reconstruction and KL of each example, in nats.
+        Allocates nothing once it has seen the shapes, and never waits for the device.
+        """
+        log_px, kl = self._forward(x, eps, self.analytic)
+        terms = self.bound.loss(log_px, kl, self._beta)
+        self._backward(*self.bound.backward())
+        return terms
+
+    # ---------------------------------------------------------------------------- input and its checks
+
+    def check_input(self, x):
+        """x as a NumPy array (N, X), not copied; raises MiniVAEError where it is no input for this model."""
+        x = np.asarray(x)
+        if x.ndim == 0 or x.size == 0:
+            raise MiniVAEError(f"x should be (B, {self.input_dim}) with at least one row, got shape {x.shape}")
+        if x.dtype.kind not in "fiub":
+            raise MiniVAEError(f"x should hold real numbers, got dtype {x.dtype}")
+        x = x.reshape(len(x), -1)
+        if x.shape[1] != self.input_dim:
+            raise MiniVAEError(
+                f"the encoder expects (B, {self.input_dim}), got {x.shape}: did you pass other images, or one "
+                "image without the batch axis?"
+            )
+        if x.dtype == np.uint8:
+            return x
+        for start in range(0, len(x), 10 * INFERENCE_ROWS):
+            rows = x[start : start + 10 * INFERENCE_ROWS]
+            if not np.isfinite(rows).all():
+                bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
+                raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first")
+            self.likelihood.check(rows)
+        return x
+
+    def to_unit(self, rows, *, x):
+        """x = rows in the model's dtype; uint8 pixels are divided by 255. Both on the device; x is overwritten."""
+        if rows.dtype == np.uint8:
+            self.xp.multiply(rows, 1 / 255, out=x, dtype=self.dtype)
+        else:
+            self.xp.copyto(x, rows, casting="same_kind")
+
+    def _to_device(self, rows):
+        """A checked NumPy batch (B, X) as an array of the model's dtype on the device."""
+        x = self.buffers("x", len(rows), self.input_dim)
+        self.to_unit(self.backend.asarray(rows), x=x)
+        return x
+
+    def _batches(self, x, rows):
+        x = self.check_input(x)
+        for start in range(0, len(x), rows):
+            yield self._to_device(x[start : start + rows])
+
+    def _draw(self, rng, samples, rows):
+        """Noise (L, B, D) on the device, drawn example by example, so that it does not depend on the batch size."""
+        eps = rng.standard_normal((rows, samples, self.latent_dim), np.float32)
+        return self.backend.asarray(eps.transpose(1, 0, 2), self.dtype)
+
+    def _check_eps(self, eps, rows):
+        eps = np.asarray(eps)
+        if eps.ndim == 2:
+            eps = eps[None]
+        if eps.ndim != 3 or eps.shape[1:] != (rows, self.latent_dim) or len(eps) == 0:
+            raise MiniVAEError(
+                f"eps should be (L, {rows}, {self.latent_dim}) or ({rows}, {self.latent_dim}), got {eps.shape}"
+            )
+        return self.backend.asarray(eps, self.dtype)
+
+    # ------------------------------------------------------------------------------------- what users call
+
+    def loss_and_gradients(self, x, eps=None):
+        """The losses of one batch; fills `gradients` with those of `.loss`.
+
+        x : (B, X);  eps : noise (L, B, D) or (B, D); None draws one sample from the model's own generator
+        Returns Losses, nats per example averaged over the batch.
+        """
+        x = self._to_device(self.check_input(x))
+        eps = self._draw(self._noise, 1, len(x)) if eps is None else self._check_eps(eps, len(x))
+        return Losses(*self._mean(self.losses_and_gradients(x, eps)))
+
+    def _mean(self, terms):
+        return self.backend.to_host(terms).mean(axis=1, dtype=np.float64).tolist()
+
+    def evaluate(self, x, samples=1, seed=0, batch_size=None):
+        """The losses on x (N, X) with `samples` draws of z for each example, without gradients.
+
+        The noise is keyed by (seed, position of the example): the result does not depend on the batch size.
+        Returns Losses, nats per example averaged over N.
+        """
+        samples = self._check_samples(samples)
+        rng = generator(seed, EVALUATION_NOISE)
+        total, n = np.zeros(3), 0
+        for batch in self._batches(x, batch_size or max(1, INFERENCE_ROWS // samples)):
+            log_px, kl = self._forward(batch, self._draw(rng, samples, len(batch)), self.analytic)
+            terms = self.bound.loss(log_px, kl, self._beta)
+            total += self.backend.to_host(terms).sum(axis=1, dtype=np.float64)
+            n += len(batch)
+        return Losses(*(total / n).tolist())
+
+    def encode(self, x):
+        """mu and log_var of q(z given x), each (N, D)."""
+        mus, log_vars = [], []
+        for batch in self._batches(x, INFERENCE_ROWS):
+            mu, log_var = self.posterior.split(self.encoder.forward(batch))
+            mus.append(np.array(self.backend.to_host(mu)))
+            log_vars.append(np.array(self.backend.to_host(log_var)))
+        return np.concatenate(mus), np.concatenate(log_vars)
+
+    def decode(self, z):
+        """The mean of p(x given z), (N, X), for z (N, D)."""
+        z = np.asarray(z)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
+            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}")
+        means = []
+        for start in range(0, len(z), INFERENCE_ROWS):
+            rows = self.backend.asarray(z[start : start + INFERENCE_ROWS], self.dtype)
+            mean = self.likelihood.mean(self.decoder.forward(rows))
+            means.append(np.array(self.backend.to_host(mean)))
+        return np.concatenate(means)
+
+    def reconstruct(self, x):
+        """The mean of p(x given z) at z = the posterior mean, (N, X)."""
+        return self.decode(self.encode(x)[0])
+
+    def sample(self, n, seed=None):
+        """The means of p(x given z), (n, X), at n draws of z from the prior; seed=None takes the model's seed."""
+        if n < 1:
+            raise MiniVAEError(f"sample: n should be at least 1, got {n!r}")
+        rng = generator(self.seed if seed is None else seed, SAMPLING)
+        return self.decode(rng.standard_normal((n, self.latent_dim), np.float32))
+
+    def log_likelihood(self, x, samples=5000, seed=0):
+        """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
+
+            log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l ~ q
+
+        It lies below log p(x) on average and tends to it as `samples` grows. Memory is bounded.
+        Source: Burda, Grosse & Salakhutdinov 2016, section 5.
+        """
+        samples = self._check_samples(samples)
+        rng = generator(seed, LIKELIHOOD_NOISE)
+        total, n = 0.0, 0
+        for batch in self._batches(x, max(1, LIKELIHOOD_ROWS // samples)):
+            log_p = np.full(len(batch), -np.inf)
+            for start in range(0, samples, LIKELIHOOD_ROWS):
+                eps = self._draw(rng, min(LIKELIHOOD_ROWS, samples - start), len(batch))
+                log_px, kl = self._forward(batch, eps, analytic=False)
+                log_w = self.backend.to_host(log_px).astype(np.float64) - self.backend.to_host(kl)
+                log_p = np.logaddexp(log_p, np.logaddexp.reduce(log_w, axis=0))
+            total += float((log_p - math.log(samples)).sum())
+            n += len(batch)
+        return total / n
+
+    def _check_samples(self, samples):
+        if not isinstance(samples, (int, np.integer)) or samples < 1:
+            raise MiniVAEError(f"samples should be an integer of at least 1, got {samples!r}")
+        return int(samples)
+
+    def save(self, path):
+        """Write weights and architecture to one safetensors file; `minivae.load(path)` reads it back."""
+        from .checkpoint import save
+
+        save(self, path)
