@@ -1,0 +1,28 @@
+"""The four arrays of a data set in one .npz file, as in Keras's mnist.npz."""
+
+import zipfile
+import zlib
+
+import numpy as np
+
+from ..errors import MiniVAEError
+
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+
+
+def read_npz(path):
+    """The arrays x_train, y_train, x_test, y_test of an .npz file, in that order; nothing is unpickled.
+
+    Raises MiniVAEError if the file cannot be read, is not .npz, is damaged or lacks one of the four.
+    """
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with arrays:
+            return tuple(arrays[name] for name in NAMES)
+    except FileNotFoundError as error:
+        raise MiniVAEError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MiniVAEError(f"{path}: expected an .npz file with {', '.join(NAMES)}: {reason}") from error
