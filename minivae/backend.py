@@ -4,6 +4,7 @@ A backend is an explicit object that is handed around. Its `xp` is the array mod
 rest of the package is written once against `xp`. Only what truly differs between the two is a method here.
 """
 
+import contextlib
 import platform
 
 import numpy as np
@@ -25,6 +26,9 @@ class NumpyBackend:
 
     name = "numpy"
     xp = np
+
+    def __init__(self, reason="asked for by name"):
+        self.reason = reason
 
     @property
     def device(self):
@@ -53,8 +57,8 @@ class NumpyBackend:
     def graph(self, step):
         """A function that does what `step()` does, as one launch where the device can (a CUDA graph).
 
-        `step` must read everything that changes between calls from arrays, allocate nothing, copy nothing to or
-        from the host, and return None.
+        `step` must read everything that changes between calls from arrays, allocate nothing, copy nothing to
+        or from the host, and return None.
         """
         return step
 
@@ -62,13 +66,160 @@ class NumpyBackend:
         """Wait until the device has finished."""
 
 
-def get_backend(name="auto"):
-    """The backend called "numpy" or "cupy"; "auto" takes a usable GPU, else NumPy, and says which and why.
+class CupyBackend:
+    """Arrays on the current GPU.
 
-    An explicit "cupy" without a usable GPU raises MiniVAEError with the reason and the mend.
+    xp       : the array module: cupy, or one that behaves like it
+    products : the matrix products, an object with `matmul(a, b, out=)`
     """
-    if not isinstance(name, str):
+
+    name = "cupy"
+
+    def __init__(self, xp, products, reason="asked for by name"):
+        self.xp = xp
+        self.reason = reason
+        self._products = products
+
+    @property
+    def device(self):
+        runtime = self.xp.cuda.runtime
+        return f"GPU ({runtime.getDeviceProperties(runtime.getDevice())['name'].decode()})"
+
+    def asarray(self, host, dtype=None):
+        """The array on this backend's device, C-contiguous; no copy where none is needed."""
+        return self.xp.asarray(host, dtype, order="C")
+
+    def upload(self, host, *, out):
+        """Copy a NumPy array into an array on the device; the host array may be changed afterwards."""
+        out.set(np.ascontiguousarray(host, out.dtype))
+
+    def to_host(self, array):
+        """The array as a NumPy array; on a GPU this waits for the device."""
+        return self.xp.asnumpy(array)
+
+    def matmul(self, a, b, *, out):
+        """out = a @ b for matrices or transposes of matrices; `out` is overwritten and overlaps neither."""
+        self._products.matmul(a, b, out=out)
+
+    def gather(self, rows, index, *, out):
+        """out[i] = rows[index[i]]; every index must be in range, which is the caller's promise."""
+        self.xp.take(rows, index, axis=0, out=out)
+
+    def graph(self, step):
+        """A function that does what `step()` does, as one launch where the device can (a CUDA graph).
+
+        `step` must read everything that changes between calls from arrays, allocate nothing, copy nothing to
+        or from the host, and return None. Every call does the work of one step. The first two run `step`
+        itself, which compiles its kernels; the third records it and launches the recording; later ones only
+        launch. `step` must use `backend.matmul`, not `xp.matmul`, and its arrays must stay alive.
+        """
+        return _Captured(self.xp, step)
+
+    def synchronize(self):
+        """Wait until the device has finished."""
+        self.xp.cuda.Device().synchronize()
+
+
+class _Captured:
+    """A step that becomes a CUDA graph when it is called for the third time."""
+
+    WARM_UP = 2
+
+    def __init__(self, xp, step):
+        self._xp = xp
+        self._step = step
+        self._calls = 0
+        self._graph = None
+
+    def __call__(self):
+        if self._graph is None:
+            if self._calls < self.WARM_UP:
+                self._calls += 1
+                self._step()
+                return
+            self._graph = self._capture()
+        self._graph.launch()
+
+    def _capture(self):
+        """The recorded step; recording runs nothing."""
+        cuda = self._xp.cuda
+        # What CuPy itself allocates on the way (for a sum, say) belongs to the graph for as long as it lives.
+        self._memory = cuda.MemoryPool()
+        stream = cuda.Stream(non_blocking=True)
+        with cuda.using_allocator(self._memory.malloc), stream:
+            stream.begin_capture()
+            try:
+                self._step()
+            except BaseException:
+                with contextlib.suppress(Exception):  # the first error says more than "capture invalidated"
+                    stream.end_capture()
+                raise
+            return stream.end_capture()
+
+
+class NoGPU(MiniVAEError):
+    """There is no usable GPU; `problem` says why."""
+
+    def __init__(self, problem, mend):
+        super().__init__(f'no usable GPU: {problem}. {mend}, or take backend "numpy".')
+        self.problem = problem
+
+
+def _gpu_backend(tf32, reason):
+    """A CupyBackend that has multiplied two matrices; raises NoGPU where something is missing."""
+    try:
+        import cupy
+    except ImportError as error:
+        problem = "CuPy is not installed"
+        if error.name != "cupy":
+            problem = f"CuPy cannot be imported ({str(error).strip().splitlines()[-1]})"
+        extras = 'pip install "minivae[cuda12x]", or "minivae[cuda13x]" for a driver of CUDA 13'
+        raise NoGPU(problem, f"Install it: {extras}") from None
+
+    from . import _cublas
+
+    runtime = cupy.cuda.runtime
+    if runtime.driverGetVersion() == 0:
+        raise NoGPU("no NVIDIA driver was found", "Install the driver of the GPU")
+    if not cupy.cuda.is_available():
+        raise NoGPU(f"the driver offers no GPU to CuPy {cupy.__version__}", "Look at what nvidia-smi says")
+    extra = f'Install it: pip install "minivae[cuda{runtime.runtimeGetVersion() // 1000}x]"'
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except (ImportError, RuntimeError):
+        raise NoGPU("NVRTC, the compiler of CUDA's kernels, was not found", extra) from None
+    try:
+        library = _cublas.load()
+    except (ImportError, RuntimeError, OSError):
+        raise NoGPU("cuBLAS was not found", extra) from None
+    try:
+        backend = CupyBackend(cupy, _cublas.Products(cupy, library, tf32), reason)
+        ones = cupy.ones((2, 2), "float32")
+        product = ones + ones
+        backend.matmul(ones, ones, out=product)
+        backend.synchronize()
+    except Exception as error:  # whatever it is, this GPU cannot be used, and "auto" must go on without it
+        raise NoGPU(f"a first product on it failed ({error})", "Look at what nvidia-smi says") from error
+    return backend
+
+
+def get_backend(name="auto", *, tf32=False):
+    """The backend called "numpy" or "cupy"; "auto" takes a usable GPU, else NumPy.
+
+    tf32 : let a GPU round the operands of float32 products to TF32: about 3e-4 relative error, and faster
+
+    The result's `.reason` says in a few words why it was chosen. A backend is given back as it is. An explicit
+    "cupy" without a usable GPU raises MiniVAEError with the reason and the mend; "auto" never raises.
+    """
+    if isinstance(name, (NumpyBackend, CupyBackend)):
         return name
+    if not isinstance(name, str) or name not in ("numpy", "cupy", "auto"):
+        raise MiniVAEError(f'unknown backend {name!r}: expected "numpy", "cupy" or "auto"')
     if name == "numpy":
         return NumpyBackend()
-    raise MiniVAEError(f'unknown backend {name!r}: expected "numpy", "cupy" or "auto"')
+    if name == "cupy":
+        return _gpu_backend(tf32, "asked for by name")
+    try:
+        return _gpu_backend(tf32, "a GPU is usable")
+    except NoGPU as error:
+        return NumpyBackend(reason=f"no usable GPU: {error.problem}")
