@@ -1,14 +1,15 @@
 """minivae: variational autoencoders with every gradient written by hand, on NumPy and on CuPy.
 
 Read it in this order: backend, parameters, layers, divergences, likelihoods, posteriors, bounds, vae, optimizers,
-training. `data` and `plots` are imported when they are first used.
+training. `minivae.data` and `minivae.plots` stand apart and are imported by those who use them.
 """
 
-import importlib
+
 
 from .backend import get_backend
 from .bounds import ELBO, ImportanceWeighted
 from .errors import MiniVAEError
+from .gradcheck import gradcheck
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .likelihoods import Bernoulli, Gaussian
 from .optimizers import SGD, Adam, RMSprop
@@ -38,4 +39,5 @@ __all__ = [
     "Tanh",
     "fit",
     "get_backend",
+    "gradcheck",
 ]
