@@ -143,10 +143,10 @@ class Adam(Optimizer):
         xp.subtract(1, powers, out=self.corrections)
         xp.divide(self.corrections[1:], 1 - self.beta2, out=self.c)
         xp.sqrt(self.c, out=self.c)
-        xp.multiply(self.c, self.eps, out=self.c_eps)
+        xp.multiply(self.c, self.eps, out=self.c_eps, dtype="float64")
         xp.divide(self.c, self.corrections[:1], out=self.c)
         xp.multiply(self.c, 1 - self.beta1, out=self.c)
-        xp.multiply(self.c, self.state["lr"], out=self.rate)
+        xp.multiply(self.c, self.state["lr"], out=self.rate, dtype="float64")
 
     def step(self):
         xp, work, g = self.xp, self.work, self.gradients
