@@ -1,6 +1,7 @@
 """`fit`: epochs, shuffling, noise, history and a progress bar around one training step."""
 
 import csv
+import io
 import sys
 import time
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from .backend import generator
 from .errors import MiniVAEError
+from .files import atomic_write
 from .optimizers import Optimizer, RMSprop
 from .vae import FIT_NOISE, SHUFFLE, Losses
 
@@ -26,11 +28,13 @@ class History(list):
 
     def save_csv(self, path, validation="val"):
         """Write the table as CSV; `validation` names the validation columns, for example "test"."""
-        with open(path, "w", newline="") as file:
-            writer = csv.writer(file)
-            if self:
-                writer.writerow(name.replace("val_", validation + "_") for name in self[0])
-            writer.writerows(row.values() for row in self)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        if self:
+            writer.writerow(name.replace("val_", validation + "_") for name in self[0])
+        writer.writerows(row.values() for row in self)
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode())
 
 
 class Epoch:

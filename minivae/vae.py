@@ -79,7 +79,9 @@ class VAE:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise MiniVAEError(f'dtype should be "float32" or "float64", got {dtype!r}')
-        self.seed = seed
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise MiniVAEError(f"VAE: seed should be an integer of at least 0, got {seed!r}")
+        self.seed = int(seed)
         self.encoder = Sequential(encoder, needs_dx=False)
         self.decoder = Sequential(decoder)
         self.likelihood = likelihood or Bernoulli()

@@ -1,0 +1,117 @@
+"""What the examples share: arguments, the lines that they print, and the files that they leave."""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import minivae as mv
+from minivae import data
+from minivae.files import atomic_write
+
+OPTIMIZERS = {"rmsprop": mv.RMSprop, "adam": mv.Adam, "sgd": mv.SGD}
+
+
+def at_least_1(text):
+    """An argument that is a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def training_parser(description, out, datasets, **defaults):
+    """The arguments of every training example; `defaults` are those of the recipe."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--backend", choices=("auto", "numpy", "cupy"), default="auto", help="where arrays live")
+    parser.add_argument("--dataset", choices=datasets, default=datasets[0])
+    parser.add_argument("--data-dir", help="a folder that has the data set; otherwise $MINIVAE_DATA or a download")
+    parser.add_argument("--epochs", type=at_least_1, default=50)
+    parser.add_argument("--batch-size", type=at_least_1, default=100)
+    parser.add_argument("--latent-dim", type=at_least_1, default=2)
+    parser.add_argument("--samples", type=at_least_1, default=1, help="draws of z for each example in a step")
+    parser.add_argument("--beta", type=float, default=1.0, help="the weight of the KL")
+    parser.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="rmsprop")
+    parser.add_argument("--lr", type=float, default=1e-3, help="the learning rate")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=at_least_1, help="use only the first examples of each part")
+    parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
+    parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def start(arguments):
+    """The backend and the data set; prints what the run stands on, and makes sure that `--out` can be written."""
+    backend = mv.get_backend(arguments.backend)
+    dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
+    check_writable(arguments.out)
+    print(f"backend {backend.name} ({backend.reason}), device {backend.device}")
+    print(f"dtype {arguments.dtype}, seed {arguments.seed}")
+    print(f"data {dataset.source}: {len(dataset.x_train)} training, {len(dataset.x_test)} test images")
+    if dataset.note:
+        print(dataset.note)
+    return backend, dataset
+
+
+def check_writable(folder):
+    """Make the folder; raises MiniVAEError where no file can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise mv.MiniVAEError(f"--out {folder} cannot be made: {error.strerror}; choose another folder") from None
+    with atomic_write(folder / ".writable"):
+        pass
+    (folder / ".writable").unlink()
+
+
+def print_epoch(epochs):
+    """A callback that prints one line for each epoch, in nats per example."""
+
+    def parts(row, prefix):
+        loss, reconstruction, kl = (row[f"{prefix}_{name}"] for name in ("loss", "reconstruction", "kl"))
+        return f"loss {loss:8.3f} = reconstruction {reconstruction:8.3f}, KL {kl:6.3f}"
+
+    def callback(history):
+        row = history[-1]
+        head = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs} {row['seconds']:6.2f} s"
+        print(f"{head}  train {parts(row, 'train')}  test {parts(row, 'val')}", flush=True)
+
+    return callback
+
+
+def save_results(arguments, vae, history, dataset):
+    """metrics.csv, config.json and model.safetensors in `--out`, each written whole or not at all."""
+    history.save_csv(arguments.out / "metrics.csv", validation="test")
+    config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    config |= {
+        "backend": vae.backend.name,
+        "device": vae.backend.device,
+        "data": dataset.source,
+        "parameters": vae.parameters.flat.size,
+        "versions": {"minivae": mv.__version__, "numpy": np.__version__, "python": platform.python_version()},
+    }
+    with atomic_write(arguments.out / "config.json") as file:
+        file.write(json.dumps(config, indent=2).encode() + b"\n")
+    vae.save(arguments.out / "model.safetensors")
+
+
+def save_figures(arguments, **figures):
+    """Each figure as PNG in `--out`, under its name."""
+    for name, figure in figures.items():
+        with atomic_write(arguments.out / f"{name}.png") as file:
+            figure.savefig(file, dpi=150, format="png")
+
+
+def command(main):
+    """Run an example's `main`; bad input ends with one line and exit status 2."""
+    try:
+        main()
+    except mv.MiniVAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
