@@ -2,9 +2,12 @@
 
 import gzip
 import struct
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from minivae import data
 from minivae.errors import MiniVAEError
@@ -236,3 +239,248 @@ def test_only_by_name(tmp_path):
             clothes.only(wrong)
     with pytest.raises(MiniVAEError, match="before limiting"):
         clothes.first(3).only("Bag")
+
+
+# CSV
+
+def csv_text(labels, images, header=None):
+    rows = [",".join(map(str, [label, *image.ravel()])) for label, image in zip(labels, images, strict=True)]
+    return "\n".join(([header] if header else []) + rows) + "\n"
+
+
+HEADER = "label," + ",".join(f"pixel{i}" for i in range(1, 785))
+PIXELS = np.random.default_rng(0).choice(np.array([0, 7, 10, 99, 100, 255], np.uint8), (6, 28, 28))
+LABELS = [9, 0, 3, 3, 1, 9]
+
+
+@pytest.mark.parametrize("change", {
+    "as it is": lambda text: text,
+    "no header": lambda text: text.split("\n", 1)[1],
+    "byte-order mark": lambda text: "\ufeff" + text,
+    "byte-order mark, no header": lambda text: "\ufeff" + text.split("\n", 1)[1],
+    "Windows": lambda text: text.replace("\n", "\r\n"),
+    "trailing empty lines": lambda text: text + "\n \n",
+    "no end of line": lambda text: text.rstrip(),
+    "blanks": lambda text: text.replace(",", ", "),
+    "leading zeros": lambda text: text.replace(",0,", ",000,"),
+    "quoted header": lambda text: text.replace("label", '"label"'),
+    "label last": lambda text: "\n".join(",".join([*line.split(",")[1:], line.split(",")[0]])
+                                         for line in text.splitlines()),
+}.values(), ids=range(11))
+def test_csv(tmp_path, change):
+    path = tmp_path / "file.csv"
+    path.write_bytes(change(csv_text(LABELS, PIXELS, HEADER)).encode())
+    images, labels = data.read_csv(path)
+    np.testing.assert_array_equal(images, PIXELS)
+    assert images.dtype == np.uint8 and labels.tolist() == LABELS
+
+
+def test_csv_of_several_blocks_and_other_forms(tmp_path):
+    many = np.tile(PIXELS, (200, 1, 1))  # more than a block of bytes
+    path = tmp_path / "file.csv.gz"
+    path.write_bytes(gzip.compress(csv_text(LABELS * 200, many).encode()))
+    images, labels = data.read_csv(path, transposed=True)
+    np.testing.assert_array_equal(images, many.transpose(0, 2, 1))
+    assert labels.tolist() == LABELS * 200 and images.flags.c_contiguous
+    path.write_text(csv_text(LABELS, PIXELS[:, :4, :5]))
+    np.testing.assert_array_equal(data.read_csv(path, shape=(4, 5))[0], PIXELS[:, :4, :5])
+
+
+@pytest.mark.parametrize("change, words", {
+    "too few": (lambda rows: rows[3].pop(), "line 5: expected 785 values, got 784"),
+    "too many": (lambda rows: rows[3].append("0"), "line 5: expected 785 values, got 786"),
+    "two in one": (lambda rows: rows.__setitem__(3, rows[3] + rows.pop(4)), "line 5: .* got 1570"),
+    "word": (lambda rows: rows[5].__setitem__(7, "abc"), "line 7, column 8: .* got 'abc'"),
+    "empty field": (lambda rows: rows[0].__setitem__(1, ""), "line 2, column 2: .* got nothing"),
+    "fraction": (lambda rows: rows[0].__setitem__(784, "0.5"), "line 2, column 785: .* got '0.5'"),
+    "negative": (lambda rows: rows[1].__setitem__(2, "-1"), "line 3, column 3: .* got '-1'"),
+    "256": (lambda rows: rows[1].__setitem__(2, "256"), "line 3, column 3: .* got '256'"),
+    "1000": (lambda rows: rows[1].__setitem__(2, "1000"), "line 3, column 3: .* got '1000'"),
+    "long": (lambda rows: rows[1].__setitem__(2, "9" * 5000), "line 3, column 3"),
+    "other digits": (lambda rows: rows[1].__setitem__(2, "\u0663"), "line 3, column 3"),
+}.values(), ids=range(11))
+def test_a_bad_row_is_named_by_its_line(tmp_path, change, words):
+    rows = [line.split(",") for line in csv_text(LABELS, PIXELS).splitlines()]
+    change(rows)
+    path = tmp_path / "file.csv"
+    path.write_text("\n".join([HEADER, *map(",".join, rows)]))
+    with pytest.raises(MiniVAEError, match=words) as caught:
+        data.read_csv(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_bad_row_far_into_the_file(tmp_path):
+    lines = csv_text(LABELS * 300, np.tile(PIXELS, (300, 1, 1))).splitlines()
+    lines[1700] = lines[1700][:-3]
+    (tmp_path / "file.csv").write_text("\r\n".join(lines))
+    lines[1234] = "?" + lines[1234][1:]
+    (tmp_path / "other.csv").write_text("\n".join(lines))
+    with pytest.raises(MiniVAEError, match="line 1701: expected 785"):
+        data.read_csv(tmp_path / "file.csv")
+    with pytest.raises(MiniVAEError, match="line 1235, column 1"):
+        data.read_csv(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize("text, words", {
+    "empty": ("", "first line is empty"),
+    "header only": (HEADER + "\n", "no rows"),
+    "header without label": (HEADER.replace("label", "class"), "line 1: no label column"),
+    "rows without label": (csv_text(LABELS, PIXELS)[2:], "is the label column missing"),
+    "semicolons": (csv_text(LABELS, PIXELS).replace(",", ";"), "line 1"),
+    "other": ("<html>404</html>", "no label column"),
+}.values(), ids=range(6))
+def test_csv_that_is_none(tmp_path, text, words):
+    (tmp_path / "file.csv").write_text(text)
+    with pytest.raises(MiniVAEError, match=words):
+        data.read_csv(tmp_path / "file.csv")
+
+
+def test_csv_of_a_wrong_shape(tmp_path):
+    (tmp_path / "file.csv").write_text(csv_text(LABELS, PIXELS))
+    with pytest.raises(MiniVAEError, match=r"expected 1025 values.*\(32, 32\), got 785"):
+        data.read_csv(tmp_path / "file.csv", shape=(32, 32))
+
+
+@pytest.mark.slow
+def test_csv_of_60000_rows_takes_seconds_and_little_memory(tmp_path):
+    rows = csv_text(LABELS, PIXELS)
+    (tmp_path / "file.csv").write_text(HEADER + "\n" + rows * 10_000)
+    start = time.perf_counter()
+    images, _ = data.read_csv(tmp_path / "file.csv")
+    assert time.perf_counter() - start < 5 and len(images) == 60_000
+    tracemalloc.start()
+    images, _ = data.read_csv(tmp_path / "file.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - images.nbytes < 200 * 2**20
+
+
+@pytest.mark.parametrize("name, files, header, first_label", [
+    ("fashion-mnist", ("fashion-mnist_train.csv", "fashion-mnist_test.csv"), HEADER, 0),
+    ("mnist", ("mnist_train.csv", "mnist_test.csv"), None, 0),
+    ("emnist-letters", ("emnist-letters-train.csv", "emnist-letters-test.csv"), None, 1)])
+def test_kaggle_files_are_found(tmp_path, name, files, header, first_label):
+    for file in files:
+        (tmp_path / file).write_text(csv_text(np.array(LABELS) + first_label, PIXELS, header))
+    found = data.load(name, tmp_path)
+    upright = PIXELS.transpose(0, 2, 1) if name == "emnist-letters" else PIXELS
+    np.testing.assert_array_equal(found.x_train, upright)
+    assert found.y_test.tolist() == LABELS and "CSV" in found.source
+
+
+def test_mapping(tmp_path):
+    path = tmp_path / "emnist-letters-mapping.txt"
+    path.write_bytes(b"1 65 97 \r\n2 66 98\r\n\r\n")
+    assert data.read_mapping(path) == {1: "A", 2: "B"}
+    path.write_text("0 48\n1 49\n")
+    assert data.read_mapping(path) == {0: "0", 1: "1"}
+    for wrong in ("1 65 97\n2", "1 65 97\n2 B b", "1 65\n2 99999999999", "1 65\n2 66 98 1"):
+        path.write_text(wrong)
+        with pytest.raises(MiniVAEError, match="line 2"):
+            data.read_mapping(path)
+
+
+# Keras's npz
+
+def put_npz(path, **changes):
+    arrays = dict(x_train=PIXELS, y_train=np.array(LABELS, np.uint8), x_test=PIXELS, y_test=np.array(LABELS))
+    np.savez(path, **(arrays | changes))
+
+
+def test_keras_npz(tmp_path):
+    put_npz(tmp_path / "mnist.npz")
+    found = data.load("mnist", tmp_path)
+    np.testing.assert_array_equal(found.x_train, PIXELS)
+    assert found.y_train.tolist() == LABELS and "npz" in found.source
+    with pytest.raises(MiniVAEError, match="no Fashion-MNIST"):
+        data.load("fashion-mnist", tmp_path)
+
+
+def test_damaged_npz_is_one_clear_error(tmp_path):
+    path = tmp_path / "mnist.npz"
+
+    def refuses(words):
+        with pytest.raises(MiniVAEError, match=words) as caught:
+            data.read_npz(path)
+        assert str(path) in str(caught.value)
+
+    refuses("cannot read")
+    put_npz(path, x_train=np.array([{}], dtype=object))
+    refuses("pickle")
+    np.savez(path, x_train=PIXELS)
+    refuses("y_train")
+    path.write_bytes(path.read_bytes()[:-10])
+    refuses("expected an .npz file")
+    path.write_bytes(b"")
+    refuses("expected an .npz file")
+    np.save(path.with_suffix(".npy"), PIXELS)
+    path.with_suffix(".npy").rename(path)
+    refuses("single array")
+
+
+# Your own images
+
+def test_images_from_a_folder(tmp_path):
+    for name, size in (("b.png", (5, 4)), ("a.PNG", (5, 4)), ("sub/c.jpg", (5, 4)), ("notes.txt", None)):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not an image") if size is None else Image.new("RGB", size, (250, 10, 10)).save(path)
+    grey = data.read_images(tmp_path)
+    assert grey.shape == (3, 4, 5) and grey.dtype == np.uint8
+    assert np.abs(grey.astype(int) - (0.299 * 250 + 0.701 * 10)).max() <= 2
+    color = data.read_images(str(tmp_path), size=(8, 8), color=True)
+    assert color.shape == (3, 8, 8, 3) and color[0, 0, 0].tolist() == [250, 10, 10]
+
+
+def test_images_in_the_order_of_their_names(tmp_path):
+    for value in (30, 10, 20):
+        Image.new("L", (3, 3), value).save(tmp_path / f"{value}.png")
+    assert data.read_images(tmp_path)[:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_transparent_is_white_and_photographs_are_upright(tmp_path):
+    ink = np.zeros((2, 3, 4), np.uint8)
+    ink[0, 0, 3] = 255  # one opaque black pixel, the rest transparent
+    Image.fromarray(ink).save(tmp_path / "a.png")
+    assert data.read_images(tmp_path).tolist() == [[[0, 255, 255], [255, 255, 255]]]
+    photo = Image.fromarray(np.array([[0, 255], [0, 255], [0, 255]], np.uint8))
+    exif = photo.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    photo.save(tmp_path / "a.png", exif=exif)
+    assert data.read_images(tmp_path).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_images_from_arrays():
+    assert data.read_images(PIXELS) is PIXELS
+    np.testing.assert_array_equal(data.read_images(PIXELS / 255), PIXELS)
+    np.testing.assert_array_equal(data.read_images(PIXELS.astype(int)), PIXELS)
+    np.testing.assert_array_equal(data.read_images(PIXELS > 50), 255 * (PIXELS > 50))
+    plain = np.full((2, 6, 8, 3), 77, np.uint8)
+    np.testing.assert_array_equal(data.read_images(plain[..., 0], size=[3, 4]), plain[:, :3, :4, 0])
+    np.testing.assert_array_equal(data.read_images(plain), plain[..., 0])
+    assert data.read_images(PIXELS, color=True).shape == (6, 28, 28, 3)
+
+
+def test_bad_images_are_one_clear_error(tmp_path):
+    def refuses(words, source, **options):
+        with pytest.raises(MiniVAEError, match=words):
+            data.read_images(source, **options)
+
+    refuses("no images in", tmp_path)
+    refuses("no such folder", tmp_path / "missing")
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    Image.new("L", (9, 8)).save(tmp_path / "b.png")
+    refuses(r"several sizes, 9 x 9 and 8 x 9 .*b\.png.*size=", tmp_path)
+    refuses("height, width", tmp_path, size=28)
+    refuses("height, width", tmp_path, size=(0, 28))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9), np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:80])
+    refuses(r"cannot read the image .*b\.png", tmp_path)
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "b.png")
+    refuses("8 bits", tmp_path)
+    refuses("fractions from 0 to 1, got float64", PIXELS * 2.0)
+    refuses("got int64 from 0 to 510", PIXELS * np.int64(2))
+    refuses("nan", np.full((2, 3, 3), np.nan))
+    refuses("several sizes", [np.zeros((2, 2)), np.zeros((3, 3))])
+    refuses("shape", np.zeros((4, 784)))
+    refuses("shape", np.zeros((0, 28, 28)))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import MiniVAEError
 from .catalogue import COLLECTIONS, MNIST
+from .csv import read_csv
 from .download import fetch
 from .idx import idx_bytes, read_idx
 from .locate import locate, locate_in
@@ -143,6 +144,7 @@ def _read(collection, found):
 READERS = {
     "IDX": lambda paths: tuple(map(read_idx, paths)),
     "npz": lambda paths: read_npz(*paths),
+    "CSV": lambda paths: tuple(array for path in paths for array in read_csv(path)),
 }
 
 

@@ -16,11 +16,15 @@ def read_npz(path):
     Raises MiniVAEError if the file cannot be read, is not .npz, is damaged or lacks one of the four.
     """
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with arrays:
-            return tuple(arrays[name] for name in NAMES)
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            with arrays:
+                parts = tuple(arrays[name] for name in NAMES)
+        if not all(isinstance(part, np.ndarray) for part in parts):
+            raise ValueError("what it holds are not arrays")
+        return parts
     except FileNotFoundError as error:
         raise MiniVAEError(f"cannot read {path}: {error.strerror}") from error
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
