@@ -37,17 +37,18 @@ class Bound(Module):
     needs_samples = False  # whether kl must be (L, B)
 
     def _averages(self, log_px, kl):
-        """terms (3, B) with the reconstruction and the KL filled in."""
+        """terms (3, B) and its rows; those of the reconstruction and the KL are filled in."""
         xp, (L, B) = self.xp, log_px.shape
         terms = self.buffers("terms", 3, B)
-        xp.sum(log_px, axis=0, out=terms[1])
-        xp.multiply(terms[1], -1 / L, out=terms[1])
+        loss, reconstruction, mean_kl = terms[0], terms[1], terms[2]
+        xp.sum(log_px, axis=0, out=reconstruction)
+        xp.multiply(reconstruction, -1 / L, out=reconstruction)
         if kl.ndim == 1:
-            xp.copyto(terms[2], kl)
+            xp.copyto(mean_kl, kl)
         else:
-            xp.sum(kl, axis=0, out=terms[2])
-            xp.multiply(terms[2], 1 / L, out=terms[2])
-        return terms
+            xp.sum(kl, axis=0, out=mean_kl)
+            xp.multiply(mean_kl, 1 / L, out=mean_kl)
+        return terms, loss, reconstruction, mean_kl
 
 
 class ELBO(Bound):
@@ -62,9 +63,9 @@ class ELBO(Bound):
         self.dlog_px = self.buffers("dlog_px", *log_px.shape)
         self.dkl = self.buffers("dkl", *kl.shape)
         self.beta = beta
-        terms = self._averages(log_px, kl)
-        self.xp.multiply(terms[2], beta, out=terms[0])
-        self.xp.add(terms[0], terms[1], out=terms[0])
+        terms, loss, reconstruction, mean_kl = self._averages(log_px, kl)
+        self.xp.multiply(mean_kl, beta, out=loss)
+        self.xp.add(loss, reconstruction, out=loss)
         return terms
 
     def backward(self):
@@ -92,8 +93,8 @@ class ImportanceWeighted(Bound):
         xp.multiply(kl, beta, out=log_w)
         xp.subtract(log_px, log_w, out=log_w)
         importance_weights(xp, log_w, bound=bound, weights=self.weights, total=self.buffers("total", 1, B))
-        terms = self._averages(log_px, kl)
-        xp.negative(bound[0], out=terms[0])
+        terms, loss, _, _ = self._averages(log_px, kl)
+        xp.negative(bound[0], out=loss)
         return terms
 
     def backward(self):

@@ -453,8 +453,8 @@ for _symbol, _name in {"neg": "negative", "abs": "absolute", "invert": "invert"}
 UFUNCS = """
     absolute add arctan2 bitwise_and bitwise_or cbrt ceil copysign cos cosh divide equal exp exp2 expm1
     floor floor_divide fmax fmin greater greater_equal invert isfinite isinf isnan less less_equal log log10
-    log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative not_equal power
-    reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
+    log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative not_equal
+    power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
 """.split()
 
 
