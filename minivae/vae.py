@@ -306,7 +306,8 @@ class VAE:
         """The mean of p(x given z), (N, X), for z (N, D)."""
         z = np.asarray(z)
         if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
-            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}")
+            hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
+            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
         means = []
         for start in range(0, len(z), INFERENCE_ROWS):
             rows = self.backend.asarray(z[start : start + INFERENCE_ROWS], self.dtype)

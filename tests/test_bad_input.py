@@ -1,0 +1,125 @@
+"""Bad input gives one clear error: what was expected, what came, how to mend it."""
+
+import numpy as np
+import pytest
+
+import minivae as mv
+
+
+def vae(**parts):
+    return mv.VAE([mv.Dense(6, 5), mv.ReLU(), mv.Dense(5, 4)], [mv.Dense(2, 6)], **parts)
+
+
+GOOD = np.full((10, 6), 0.5, np.float32)
+
+
+def with_value(value):
+    x = GOOD.copy()
+    x[7, 3] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.ones((4, 7)), r"expects \(B, 6\), got \(4, 7\)"),
+        (np.ones(6), r"expects \(B, 6\).*one image without the batch axis"),
+        (np.ones((0, 6)), "at least one row"),
+        (np.array(3.0), "at least one row"),
+        (with_value(np.nan), "NaN or an infinity in row 7"),
+        (with_value(np.inf), "NaN or an infinity in row 7"),
+        (with_value(1.5), r"in \[0, 1\], got \[0.5, 1.5\].*Gaussian"),
+        (with_value(-0.1), r"in \[0, 1\], got \[-0.1, 0.5\]"),
+        (np.full((4, 6), "a"), "real numbers"),
+        (np.ones((4, 6), complex), "real numbers"),
+    ],
+)
+@pytest.mark.parametrize("call", ["loss_and_gradients", "evaluate", "encode", "reconstruct", "log_likelihood", "fit"])
+def test_bad_x(call, x, message):
+    model = vae()
+    function = (lambda x: mv.fit(model, x, epochs=1, batch_size=2)) if call == "fit" else getattr(model, call)
+    with pytest.raises(mv.MiniVAEError, match=message):
+        function(x)
+
+
+def test_a_gaussian_likelihood_takes_any_finite_x():
+    assert np.isfinite(vae(likelihood=mv.Gaussian()).evaluate(with_value(-30.0)).loss)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: mv.Dense(0, 3), "n_in must be a positive integer, got 0"),
+        (lambda: mv.Dense(3, 2.5), "n_out must be a positive integer, got 2.5"),
+        (lambda: mv.Dense(3, 2, init="he"), "init must be one of glorot_uniform, glorot_normal"),
+        (lambda: mv.VAE([], [mv.Dense(2, 6)]), "at least one layer"),
+        (lambda: mv.VAE(["Dense"], [mv.Dense(2, 6)]), "layer 0 should be a layer"),
+        (lambda: mv.VAE([mv.ReLU()], [mv.Dense(2, 6)]), "encoder has no layer that fixes its input size"),
+        (lambda: mv.VAE([mv.Dense(6, 5)], [mv.Dense(2, 6)]), "make its width even"),
+        (lambda: mv.VAE([mv.Dense(6, 4)], [mv.Dense(4, 6)]), "twice as wide as the decoder's first"),
+        (lambda: mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 7)]), r"needs a decoder output of \(B, 6\), got \(B, 7\)"),
+        (lambda: mv.VAE([mv.Dense(6, 5), mv.Dense(6, 4)], [mv.Dense(2, 6)]), r"expects \(B, 6\), got \(B, 5\)"),
+        (lambda: vae(dtype="float16"), 'should be "float32" or "float64"'),
+        (lambda: vae(beta=-1), "beta should be a finite number"),
+        (lambda: vae(beta=float("nan")), "beta should be a finite number"),
+        (lambda: vae(seed=-1), "seed should be an integer of at least 0"),
+        (lambda: vae(kl="exact"), 'kl should be "analytic", "monte-carlo" or None'),
+        (lambda: vae(kl="analytic", bound=mv.ImportanceWeighted()), "has no analytic KL"),
+        (lambda: vae(likelihood="bernoulli"), r"likelihood should be an instance such as .*\(\), got 'bernoulli'"),
+        (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "cupy" or "auto"'),
+        (lambda: mv.Gaussian(std=0), "std must be positive"),
+        (lambda: mv.Adam(lr=0), r"Adam: lr should lie in \(0, inf\), got 0"),
+        (lambda: mv.RMSprop(rho=1), r"rho should lie in \(0, 1\), got 1"),
+        (lambda: mv.SGD(momentum=1), r"momentum should lie in \[0, 1\), got 1"),
+    ],
+)
+def test_bad_parts(make, message):
+    with pytest.raises(mv.MiniVAEError, match=message):
+        make()
+
+
+def test_the_same_layer_twice():
+    layer = mv.Dense(6, 6)
+    with pytest.raises(mv.MiniVAEError, match="stands twice"):
+        mv.VAE([layer, layer, mv.Dense(6, 4)], [mv.Dense(2, 6)])
+
+
+def test_statistics_given_for_z():
+    model = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)])
+    with pytest.raises(mv.MiniVAEError, match=r"Dense 'decoder.0' expects \(B, 2\), got \(B, 4\): did you pass the stat"):
+        model.decoder.forward(np.ones((3, 4), np.float32))
+    with pytest.raises(mv.MiniVAEError, match=r"z should be \(N, 2\) with N at least 1, got \(3, 4\)"):
+        model.decode(np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (10, 3), (0, 10, 2), (1, 1, 10, 2)])
+def test_bad_eps(shape):
+    with pytest.raises(mv.MiniVAEError, match=r"eps should be \(L, 10, 2\) or \(10, 2\), got"):
+        vae().loss_and_gradients(GOOD, np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"batch_size": 0}, "batch_size should be an integer of at least 1, got 0"),
+        ({"epochs": -1}, "epochs should be an integer of at least 1, got -1"),
+        ({"samples": 1.5}, "samples should be an integer of at least 1, got 1.5"),
+        ({"batch_size": 11}, "larger than the 10 training examples: use at most 10"),
+        ({"optimizer": "adam"}, r"optimizer should be one such as Adam\(1e-3\), got 'adam'"),
+        ({"x_val": np.ones((3, 5))}, r"expects \(B, 6\), got \(3, 5\)"),
+    ],
+)
+def test_bad_arguments_of_fit(arguments, message):
+    with pytest.raises(mv.MiniVAEError, match=message):
+        mv.fit(vae(), GOOD, **({"epochs": 1, "batch_size": 5} | arguments))
+
+
+@pytest.mark.parametrize("call", [lambda m: m.sample(0), lambda m: m.evaluate(GOOD, samples=0)])
+def test_bad_counts(call):
+    with pytest.raises(mv.MiniVAEError, match="at least 1, got 0"):
+        call(vae())
+
+
+def test_unknown_tensor_name():
+    with pytest.raises(KeyError, match="encoder.0.W"):
+        vae().parameters["encoder.1.W"]
