@@ -86,7 +86,7 @@ def test_the_same_layer_twice():
 
 def test_statistics_given_for_z():
     model = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)])
-    with pytest.raises(mv.MiniVAEError, match=r"Dense 'decoder.0' expects \(B, 2\), got \(B, 4\): did you pass the stat"):
+    with pytest.raises(mv.MiniVAEError, match=r"Dense 'decoder.0' expects \(B, 2\), got \(B, 4\): did you pass"):
         model.decoder.forward(np.ones((3, 4), np.float32))
     with pytest.raises(mv.MiniVAEError, match=r"z should be \(N, 2\) with N at least 1, got \(3, 4\)"):
         model.decode(np.ones((3, 4)))

@@ -127,7 +127,7 @@ def test_an_explicit_gpu_is_never_replaced(tmp_path):
 
 def test_a_damaged_data_file_is_named(tmp_path):
     images = data.load("sample").x_test[:20]
-    for part, stem in (("train", "train"), ("test", "t10k")):
+    for stem in ("train", "t10k"):
         data.write_idx(tmp_path / f"{stem}-images-idx3-ubyte", images)
         data.write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 10)
     path = tmp_path / "train-images-idx3-ubyte"
