@@ -37,7 +37,7 @@ class Products:
     """
 
     def __init__(self, xp, library, tf32=False):
-        self._xp = xp
+        self.xp = xp
         self._library = library
         self._handle = c_void_p()
         self._call("cublasCreate_v2", byref(self._handle))
@@ -54,7 +54,7 @@ class Products:
         if b.shape != (k, n) or out.shape != (m, n):
             raise ValueError(f"matmul: shapes {a.shape} @ {b.shape} do not give {out.shape}")
         if not (a.dtype == b.dtype == out.dtype and out.dtype.char in self._kinds):
-            raise TypeError(f"matmul: {a.dtype} @ {b.dtype} -> {out.dtype}: expected float32 or float64 for all")
+            raise TypeError(f"matmul: {a.dtype} @ {b.dtype} -> {out.dtype}: expected one of float32, float64")
         if not out.flags.c_contiguous:
             raise ValueError("matmul: out must be C-contiguous")
         name, real = self._kinds[out.dtype.char]
@@ -77,7 +77,7 @@ class Products:
         raise ValueError(f"matmul: operand {x.shape} with strides {x.strides} would need a copy")
 
     def _follow_current_stream(self):
-        stream = self._xp.cuda.get_current_stream().ptr
+        stream = self.xp.cuda.get_current_stream().ptr
         if stream != self._stream:
             # Setting the stream resets the workspace, so the order matters.
             self._call("cublasSetStream_v2", self._handle, stream)

@@ -82,8 +82,9 @@ class CupyBackend:
 
     @property
     def device(self):
-        runtime = self.xp.cuda.runtime
-        return f"GPU ({runtime.getDeviceProperties(runtime.getDevice())['name'].decode()})"
+        xp = self.xp
+        properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.runtime.getDevice())
+        return f"GPU ({properties['name'].decode()})"
 
     def asarray(self, host, dtype=None):
         """The array on this backend's device, C-contiguous; no copy where none is needed."""
@@ -126,7 +127,7 @@ class _Captured:
     WARM_UP = 2
 
     def __init__(self, xp, step):
-        self._xp = xp
+        self.xp = xp
         self._step = step
         self._calls = 0
         self._graph = None
@@ -142,11 +143,11 @@ class _Captured:
 
     def _capture(self):
         """The recorded step; recording runs nothing."""
-        cuda = self._xp.cuda
+        xp = self.xp
         # What CuPy itself allocates on the way (for a sum, say) belongs to the graph for as long as it lives.
-        self._memory = cuda.MemoryPool()
-        stream = cuda.Stream(non_blocking=True)
-        with cuda.using_allocator(self._memory.malloc), stream:
+        self._memory = xp.cuda.MemoryPool()
+        stream = xp.cuda.Stream(non_blocking=True)
+        with xp.cuda.using_allocator(self._memory.malloc), stream:
             stream.begin_capture()
             try:
                 self._step()
@@ -165,42 +166,47 @@ class NoGPU(MiniVAEError):
         self.problem = problem
 
 
-def _gpu_backend(tf32, reason):
-    """A CupyBackend that has multiplied two matrices; raises NoGPU where something is missing."""
+def _import_cupy():
     try:
         import cupy
-    except ImportError as error:
-        problem = "CuPy is not installed"
-        if error.name != "cupy":
-            problem = f"CuPy cannot be imported ({str(error).strip().splitlines()[-1]})"
-        extras = 'pip install "minivae[cuda12x]", or "minivae[cuda13x]" for a driver of CUDA 13'
-        raise NoGPU(problem, f"Install it: {extras}") from None
+    except Exception as error:  # besides ImportError, whatever a broken installation raises
+        extra = 'Install it: pip install "minivae[cuda12x]" (or cuda13x, for a driver of CUDA 13)'
+        if isinstance(error, ImportError) and error.name == "cupy":
+            raise NoGPU("CuPy is not installed", extra) from None
+        raise NoGPU(f"CuPy cannot be imported ({_last_line(error)})", extra) from error
+    return cupy
 
+
+def _gpu_backend(tf32, reason):
+    """A CupyBackend that has multiplied two matrices; raises NoGPU where something is missing."""
+    cupy = _import_cupy()
     from . import _cublas
 
-    runtime = cupy.cuda.runtime
-    if runtime.driverGetVersion() == 0:
-        raise NoGPU("no NVIDIA driver was found", "Install the driver of the GPU")
-    if not cupy.cuda.is_available():
-        raise NoGPU(f"the driver offers no GPU to CuPy {cupy.__version__}", "Look at what nvidia-smi says")
-    extra = f'Install it: pip install "minivae[cuda{runtime.runtimeGetVersion() // 1000}x]"'
-    try:
-        cupy.cuda.nvrtc.getVersion()
-    except (ImportError, RuntimeError):
-        raise NoGPU("NVRTC, the compiler of CUDA's kernels, was not found", extra) from None
-    try:
-        library = _cublas.load()
-    except (ImportError, RuntimeError, OSError):
-        raise NoGPU("cuBLAS was not found", extra) from None
-    try:
-        backend = CupyBackend(cupy, _cublas.Products(cupy, library, tf32), reason)
+    def first_product():
+        backend = CupyBackend(cupy, _cublas.Products(cupy, _cublas.load(), tf32), reason)
         ones = cupy.ones((2, 2), "float32")
         product = ones + ones
         backend.matmul(ones, ones, out=product)
         backend.synchronize()
-    except Exception as error:  # whatever it is, this GPU cannot be used, and "auto" must go on without it
-        raise NoGPU(f"a first product on it failed ({error})", "Look at what nvidia-smi says") from error
-    return backend
+        return backend
+
+    look = "Look at what nvidia-smi says"
+    extra = f'Install it: pip install "minivae[cuda{cupy.cuda.runtime.runtimeGetVersion() // 1000}x]"'
+    for attempt, problem, mend in (
+        (cupy.cuda.runtime.getDeviceCount, "no GPU, or no driver that suits this CuPy", look),
+        (cupy.cuda.nvrtc.getVersion, "NVRTC, CUDA's compiler, is missing", extra),
+        (_cublas.load, "cuBLAS is missing", extra),
+        (first_product, "the first product on it failed", look),
+    ):
+        try:
+            result = attempt()
+        except Exception as error:  # whatever it is, this GPU cannot be used
+            raise NoGPU(f"{problem} ({_last_line(error)})", mend) from error
+    return result
+
+
+def _last_line(error):
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def get_backend(name="auto", *, tf32=False):
@@ -208,8 +214,8 @@ def get_backend(name="auto", *, tf32=False):
 
     tf32 : let a GPU round the operands of float32 products to TF32: about 3e-4 relative error, and faster
 
-    The result's `.reason` says in a few words why it was chosen. A backend is given back as it is. An explicit
-    "cupy" without a usable GPU raises MiniVAEError with the reason and the mend; "auto" never raises.
+    The result's `.reason` says in a few words why it was chosen. A backend is given back as it is. An
+    explicit "cupy" without a usable GPU raises MiniVAEError with the reason and the mend; "auto" never does.
     """
     if isinstance(name, (NumpyBackend, CupyBackend)):
         return name

@@ -95,7 +95,6 @@ class Device:
         self.tick("allocations")
 
     def upload(self, host):
-        self.refuse_while_capturing("transfer")
         self.tick("transfers")
         array = self.allocate(host.shape, host.dtype)
         array._data[...] = host
@@ -452,9 +451,10 @@ for _symbol, _name in {"neg": "negative", "abs": "absolute", "invert": "invert"}
 
 UFUNCS = """
     absolute add arctan2 bitwise_and bitwise_or cbrt ceil copysign cos cosh divide equal exp exp2 expm1
-    floor floor_divide fmax fmin greater greater_equal invert isfinite isinf isnan less less_equal log log10
-    log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative not_equal
-    power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan tanh true_divide
+    floor floor_divide fmax fmin greater greater_equal invert isfinite isinf isnan less less_equal log
+    log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply
+    negative not_equal power reciprocal remainder rint sign signbit sin sinh sqrt square subtract tan
+    tanh true_divide
 """.split()
 
 
@@ -704,8 +704,12 @@ class Cuda:
 
     def __init__(self, device):
         self._device = device
+        self.nvrtc = types.SimpleNamespace(getVersion=lambda: (12, 9))
         self.runtime = types.SimpleNamespace(
-            getDevice=lambda: 0, getDeviceProperties=lambda device: {"name": b"imaginary"}
+            getDevice=lambda: 0,
+            getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda device: {"name": b"imaginary"},
+            runtimeGetVersion=lambda: 12090,
         )
 
     def Stream(self, null=False, non_blocking=False, ptds=False, priority=None):
@@ -734,6 +738,7 @@ class FakeCublas:
 
     def __init__(self, device):
         self._device = device
+        self._stream = self._workspace = None
         self.tf32 = False
 
     def cublasCreate_v2(self, handle):
@@ -777,6 +782,8 @@ class FakeCublas:
         return 0
 
     def _matrix(self, dtype, address, shape, leading):
+        if leading < shape[0]:
+            raise Refused(f"cuBLAS: columns of {shape[0]} values cannot lie {leading} values apart")
         for memory in self._device.memory.values():
             offset = address - memory.address
             if 0 <= offset < max(memory.data.nbytes, 1):
