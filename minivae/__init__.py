@@ -8,12 +8,14 @@ training. `minivae.data` and `minivae.plots` stand apart and are imported by tho
 
 from .backend import get_backend
 from .bounds import ELBO, ImportanceWeighted
+from .checkpoint import load
 from .errors import MiniVAEError
 from .gradcheck import gradcheck
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .likelihoods import Bernoulli, Gaussian
 from .optimizers import SGD, Adam, RMSprop
 from .posteriors import DiagonalGaussian
+from .torch_weights import from_torch_state_dict, to_torch_state_dict
 from .training import History, fit
 from .vae import VAE, Losses
 
@@ -38,6 +40,9 @@ __all__ = [
     "Sigmoid",
     "Tanh",
     "fit",
+    "from_torch_state_dict",
     "get_backend",
     "gradcheck",
+    "load",
+    "to_torch_state_dict",
 ]

@@ -1,0 +1,249 @@
+"""Checkpoints: what is saved comes back, and no damaged, foreign or unwritable file goes unnoticed or does harm."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minivae as mv
+from minivae import checkpoint
+from minivae.parameters import Module
+
+# Of each part that minivae exports, one whose arguments are not the defaults.
+PARTS = {
+    "Bernoulli": mv.Bernoulli(),
+    "Dense": mv.Dense(3, 4, init="glorot_normal"),
+    "DiagonalGaussian": mv.DiagonalGaussian(),
+    "ELBO": mv.ELBO(),
+    "Gaussian": mv.Gaussian(0.3, constants=False),
+    "ImportanceWeighted": mv.ImportanceWeighted(),
+    "ReLU": mv.ReLU(),
+    "Sequential": mv.Sequential([mv.Dense(3, 4), mv.Tanh()], needs_dx=False),
+    "Sigmoid": mv.Sigmoid(),
+    "Tanh": mv.Tanh(),
+}
+
+UNREADABLE = "no checkpoint of minivae|damaged|does not make a model"
+
+
+def make(hidden=5, **options):
+    options = {"likelihood": mv.Gaussian(0.5), "beta": 0.7, "seed": 3} | options
+    return mv.VAE(
+        [mv.Dense(7, hidden), mv.ReLU(), mv.Dense(hidden, 4)],
+        [mv.Dense(2, hidden), mv.Tanh(), mv.Dense(hidden, 7)],
+        **options,
+    )
+
+
+@pytest.fixture(params=["model.safetensors", "model.npz"])
+def path(request, tmp_path):
+    return tmp_path / request.param
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).random((6, 7), np.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "float64", "likelihood": mv.Bernoulli()},
+        {"bound": mv.ImportanceWeighted(), "kl": "monte-carlo"},
+        {"kl": "monte-carlo", "beta": np.float32(0.1)},
+    ],
+)
+def test_a_model_comes_back_the_same(path, x, options):
+    vae = make(**options)
+    vae.save(path)
+    again = mv.load(path)
+    assert {name: view.tolist() for name, view in again.parameters.items()} == {
+        name: view.tolist() for name, view in vae.parameters.items()
+    }
+    assert again.dtype == vae.dtype and again.seed == vae.seed
+    assert again.evaluate(x, samples=3) == vae.evaluate(x, samples=3)
+    np.testing.assert_array_equal(again.sample(4), vae.sample(4))
+
+
+def test_a_model_may_change_backend(x, path, backend):
+    vae = make()
+    vae.save(path)
+    again = mv.load(path, backend)
+    assert again.backend is backend
+    np.testing.assert_allclose(again.reconstruct(x), vae.reconstruct(x), rtol=1e-5)
+    again.save(path)
+    np.testing.assert_array_equal(mv.load(path).parameters.flat, vae.parameters.flat)
+
+
+def test_every_exported_part_can_be_described_and_built_again():
+    exported = {name for name in mv.__all__ if isinstance(getattr(mv, name), type)}
+    assert PARTS.keys() == {name for name in exported if issubclass(getattr(mv, name), Module)}
+    for name, part in PARTS.items():
+        described = json.loads(json.dumps(checkpoint.describe(part)))
+        again = checkpoint.build(described)
+        assert type(again) is type(part)
+        assert checkpoint.describe(again) == described, name
+        assert again.shapes() == part.shapes()
+
+
+def test_views_with_any_strides_are_written_in_order(path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    views = {"transposed": array.T, "reversed": array[::-1], "sliced": array[:, ::2], "scalar": array[0, 0, 0]}
+    checkpoint.write(path, views, {"model": {}})
+    arrays, _ = checkpoint.read(path)
+    for name, view in views.items():
+        np.testing.assert_array_equal(arrays[name].reshape(view.shape), view, err_msg=name)
+
+
+def test_a_layer_from_elsewhere_is_refused_before_anything_is_written(path):
+    class Swish(mv.ReLU):
+        pass
+
+    vae = mv.VAE([mv.Dense(7, 4), Swish()], [mv.Dense(2, 7)])
+    with pytest.raises(mv.MiniVAEError, match="Swish is no part of minivae.*numpy.savez"):
+        vae.save(path)
+    assert not path.exists()
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+def test_truncation_anywhere_is_an_error(path):
+    make().save(path)
+    content = path.read_bytes()
+    for size in [*range(0, 40), *range(40, len(content), 37), len(content) - 1]:
+        path.write_bytes(content[:size])
+        with pytest.raises(mv.MiniVAEError, match=UNREADABLE):
+            mv.load(path)
+
+
+def test_a_flipped_bit_in_the_weights_is_an_error(path):
+    make().save(path)
+    content = bytearray(path.read_bytes())
+    start = content.find(make().parameters["decoder.2.W"].tobytes())
+    content[start + 5] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(mv.MiniVAEError, match="damaged|no checkpoint"):
+        mv.load(path)
+
+
+def edit(path, change):
+    """Rewrite a checkpoint with its record or its arrays changed."""
+    arrays, record = checkpoint.read(path)
+    change(arrays, record)
+    record.pop("crc32")
+    checkpoint.write(path, arrays, record)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda arrays, record: record.update(format=2), "has format 2.*up to format 1: install a newer"),
+        (lambda arrays, record: record["model"]["encoder"][1].update({"class": "Mish"}), "has no 'Mish'.*newer"),
+        (lambda arrays, record: record["model"]["encoder"][1].update(slope=2), "ReLU cannot be made from.*slope"),
+        (lambda arrays, record: record["model"].update(depth=2), "VAE cannot be made from"),
+        (lambda arrays, record: record["model"].pop("decoder"), "Sequential cannot be made"),
+        (lambda arrays, record: record["model"].update(beta=-1), "beta should be"),
+        (lambda arrays, record: record.update(model=[]), "damaged"),
+        (lambda arrays, record: arrays.pop("encoder.0.b"), r"'encoder.0.b' is none, its architecture \(5,\)"),
+        (lambda arrays, record: arrays.update(more=arrays["encoder.0.b"]), r"'more' is \(5,\), its.*none"),
+        (
+            lambda arrays, record: record["model"]["encoder"][0].update(n_in=10**9, n_out=10**9),
+            r"'encoder.0.W' is \(7, 5\), its architecture \(1000000000, 1000000000\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(path, change, message):
+    make().save(path)
+    edit(path, change)
+    with pytest.raises(mv.MiniVAEError, match=message) as error:
+        mv.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_other_files_are_no_checkpoints(tmp_path):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
+    np.savez(tmp_path / "objects.npz", allow_pickle=True, minivae=np.array([{}], dtype=object))
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("some words, more than sixteen bytes of them")
+    for other in sorted(tmp_path.iterdir()):
+        with pytest.raises(mv.MiniVAEError, match="no checkpoint of minivae"):
+            mv.load(other)
+    with pytest.raises(mv.MiniVAEError, match="cannot read .*: No such file"):
+        mv.load(tmp_path / "missing")
+    with pytest.raises(mv.MiniVAEError, match="cannot read .*: Is a directory"):
+        mv.load(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(path, monkeypatch):
+    make().save(path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(mv.MiniVAEError, match=f"cannot write {path}: No space left"):
+        make(seed=4).save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(mv.MiniVAEError, match="cannot write .*nowhere.*No such file"):
+        make().save(tmp_path / "nowhere" / "model.safetensors")
+
+
+def test_importing_minivae_imports_no_file_format():
+    code = "import sys, minivae; print([m for m in ('safetensors', 'torch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# ----------------------------------------------------------------------------------------- PyTorch
+
+
+def test_weights_go_to_pytorchs_layout_and_back():
+    vae, other = make(), make(seed=9)
+    state = mv.to_torch_state_dict(vae)
+    assert state["decoder.2.weight"].shape == (7, 5) and state["decoder.2.weight"].flags.c_contiguous
+    np.testing.assert_array_equal(state["decoder.2.weight"].T, vae.parameters["decoder.2.W"])
+    mv.from_torch_state_dict(other, state)
+    np.testing.assert_array_equal(other.parameters.flat, vae.parameters.flat)
+
+
+def test_a_state_dict_that_does_not_fit_changes_nothing():
+    vae, state = make(), mv.to_torch_state_dict(make(seed=9))
+    kept = vae.parameters.flat.copy()
+    with pytest.raises(mv.MiniVAEError, match=r"missing \['encoder.0.bias'\], unknown \['fc1.bias'\]"):
+        mv.from_torch_state_dict(vae, {name.replace("encoder.0.b", "fc1.b"): a for name, a in state.items()})
+    with pytest.raises(mv.MiniVAEError, match="encoder.0.W"):
+        mv.from_torch_state_dict(vae, state | {"encoder.0.weight": state["encoder.0.weight"].T})
+    np.testing.assert_array_equal(vae.parameters.flat, kept)
+
+
+def test_pytorch_computes_the_same_from_exported_weights(x):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    vae = make()
+    module = nn.ModuleDict(
+        {
+            "encoder": nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 4)),
+            "decoder": nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 7)),
+        }
+    )
+    state = {name: torch.from_numpy(array) for name, array in mv.to_torch_state_dict(vae).items()}
+    module.load_state_dict(state)
+    with torch.no_grad():
+        mu, _ = module["encoder"](torch.from_numpy(x)).chunk(2, dim=1)
+        mean = module["decoder"](mu)
+    np.testing.assert_allclose(vae.encode(x)[0], mu, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(vae.reconstruct(x), mean, rtol=1e-5, atol=1e-6)
+
+    other = make(seed=9)
+    mv.from_torch_state_dict(other, module.state_dict())
+    np.testing.assert_array_equal(other.parameters.flat, vae.parameters.flat)
