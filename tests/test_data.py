@@ -275,13 +275,12 @@ def test_csv(tmp_path, change):
     assert images.dtype == np.uint8 and labels.tolist() == LABELS
 
 
-def test_csv_of_several_blocks_and_other_forms(tmp_path):
-    many = np.tile(PIXELS, (200, 1, 1))  # more than a block of bytes
+def test_csv_of_other_forms(tmp_path):
     path = tmp_path / "file.csv.gz"
-    path.write_bytes(gzip.compress(csv_text(LABELS * 200, many).encode()))
+    path.write_bytes(gzip.compress(csv_text(LABELS, PIXELS).encode()))
     images, labels = data.read_csv(path, transposed=True)
-    np.testing.assert_array_equal(images, many.transpose(0, 2, 1))
-    assert labels.tolist() == LABELS * 200 and images.flags.c_contiguous
+    np.testing.assert_array_equal(images, PIXELS.transpose(0, 2, 1))
+    assert labels.tolist() == LABELS and images.flags.c_contiguous
     path.write_text(csv_text(LABELS, PIXELS[:, :4, :5]))
     np.testing.assert_array_equal(data.read_csv(path, shape=(4, 5))[0], PIXELS[:, :4, :5])
 
@@ -322,13 +321,16 @@ def test_a_bad_row_far_into_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("text, words", {
-    "empty": ("", "first line is empty"),
+    "empty": ("", "the file is empty"),
     "header only": (HEADER + "\n", "no rows"),
+    "blank lines only": ("\n\r\n", "the file is empty"),
+    "another header": ("label,a,b\n" + csv_text(LABELS, PIXELS), "square image"),
+    "header that does not fit": ("label,a,b,c,d\n" + csv_text(LABELS, PIXELS), "line 2: expected 5 values, got 785"),
     "header without label": (HEADER.replace("label", "class"), "line 1: no label column"),
     "rows without label": (csv_text(LABELS, PIXELS)[2:], "is the label column missing"),
     "semicolons": (csv_text(LABELS, PIXELS).replace(",", ";"), "line 1"),
     "other": ("<html>404</html>", "no label column"),
-}.values(), ids=range(6))
+}.values(), ids=range(9))
 def test_csv_that_is_none(tmp_path, text, words):
     (tmp_path / "file.csv").write_text(text)
     with pytest.raises(MiniVAEError, match=words):
