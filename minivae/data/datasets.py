@@ -123,7 +123,7 @@ def _search(collection, download):
         return _read(collection, locate_in(collection, fetch(collection, download)))
     except MiniVAEError as error:
         reason = f"no {collection.title} in {folder} (MINIVAE_DATA), and {error}" if folder else str(error)
-        if collection is not MNIST:
+        if collection.name != MNIST.name:
             raise MiniVAEError(f"{reason}. Give a data directory that has {collection.title}") from error
         return replace(_sample(), note=f"Using the bundled sample, 5,000 + 1,000 digits, as MNIST: {reason}")
 

@@ -76,7 +76,7 @@ def _reason(error):
 
     if isinstance(error, requests.HTTPError):
         return f"HTTP status {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return "no answer in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off"
