@@ -261,8 +261,6 @@ class Array:
         return self.get().item()
 
     def set(self, arr, stream=None):
-        if not isinstance(arr, np.ndarray):
-            raise Refused(f"set takes a NumPy array, got {type(arr).__name__}")
         if arr.dtype != self.dtype or arr.shape != self._data.shape:
             raise Refused(f"set: {arr.shape} {arr.dtype} into {self._data.shape} {self.dtype}")
         if not (self.flags.c_contiguous or self.flags.f_contiguous):
@@ -766,6 +764,8 @@ class FakeCublas:
     def _gemm(self, dtype, handle, a_op, b_op, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         if self._stream != self._device.streams[-1].ptr:
             raise Refused("cuBLAS would work on another stream than the current one")
+        if not np.dtype(type(alpha._obj)) == np.dtype(type(beta._obj)) == dtype:
+            raise Refused("cuBLAS: alpha and beta should have the matrices' dtype")
         if self._workspace is None:
             raise Refused("cuBLAS would allocate a workspace of its own")
         a = self._matrix(dtype, a, (k, m) if a_op == TRANSPOSE else (m, k), lda)

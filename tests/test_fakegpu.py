@@ -75,9 +75,12 @@ REFUSALS = {
 }
 
 
+REASONS = {"a mask": "synchronises", "positions in brackets": "take", "where with one argument": "synchronises"}
+
+
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refuses(xp, a, name):
-    with pytest.raises(TypeError) as error:
+    with pytest.raises(TypeError, match=REASONS.get(name)) as error:
         REFUSALS[name](xp, a)
     # "where", "initial" and "mode" are no parameters at all; everything else is refused with its reason.
     assert isinstance(error.value, Refused) or "unexpected keyword" in str(error.value)
@@ -221,6 +224,7 @@ GEMM = {
     "of freed memory": dict(a=None),
     "past the end of a matrix": dict(k=5),
     "with overlapping columns": dict(leading=3),
+    "with scalars of another dtype": dict(real=ctypes.c_double),
 }
 
 
@@ -239,7 +243,8 @@ def test_cublas_refuses(xp, name):
         library.cublasSetStream_v2(1, xp.cuda.get_current_stream().ptr)
     if "workspace" not in wrong:
         library.cublasSetWorkspace_v2(1, 1, 1)
-    one, beta = (ctypes.byref(ctypes.c_float(value)) for value in (1, wrong.get("beta", 0)))
+    real = wrong.get("real", ctypes.c_float)
+    one, beta = (ctypes.byref(real(value)) for value in (1, wrong.get("beta", 0)))
     k, leading = wrong.get("k", 4), wrong.get("leading", 4)
     arguments = 1, 0, 0, 4, 4, k, one, pointers["a"], leading, pointers["b"], k, beta, pointers["c"], 4
     if name is None:
