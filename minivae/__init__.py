@@ -9,12 +9,13 @@ training. `minivae.data` and `minivae.plots` stand apart and are imported by tho
 from .backend import get_backend
 from .bounds import ELBO, ImportanceWeighted
 from .checkpoint import load
-from .errors import MiniVAEError
+from .errors import Interrupted, MiniVAEError
 from .gradcheck import gradcheck
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .likelihoods import Bernoulli, Gaussian
 from .optimizers import SGD, Adam, RMSprop
 from .posteriors import DiagonalGaussian
+from .stopping import linear_warmup
 from .torch_weights import from_torch_state_dict, to_torch_state_dict
 from .training import History, fit
 from .vae import VAE, Losses
@@ -32,6 +33,7 @@ __all__ = [
     "Gaussian",
     "History",
     "ImportanceWeighted",
+    "Interrupted",
     "Losses",
     "MiniVAEError",
     "RMSprop",
@@ -43,6 +45,7 @@ __all__ = [
     "from_torch_state_dict",
     "get_backend",
     "gradcheck",
+    "linear_warmup",
     "load",
     "to_torch_state_dict",
 ]

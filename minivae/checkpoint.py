@@ -2,12 +2,14 @@
 
 The file is safetensors or, where its name ends in ".npz", NumPy's npz. Neither can hold code, so a stranger's file
 is safe to open. Its tensors are those of `vae.parameters` under their own names ("encoder.0.W", of shape
-(n_in, n_out)), C-contiguous, in the model's dtype. Beside them stands one text, called "minivae", in JSON:
+(n_in, n_out)), C-contiguous, in the model's dtype; a training keeps more of them, called "extra.(name)". Beside the
+tensors (in safetensors: in the metadata) stand two texts:
 
-    format   1, counted up when this layout changes
-    version  of the minivae that wrote the file
-    crc32    of the bytes of all tensors, in the order of their names
-    model    the arguments that make the model again, see `describe`
+    minivae  the record, in JSON:
+               format   1, counted up when this layout changes
+               version  of the minivae that wrote the file
+               model    the arguments that make the model again, see `describe`
+    crc32    in hexadecimal, of the record and then of the bytes of each tensor, in the order of their names
 """
 
 import inspect
@@ -22,12 +24,13 @@ from .backend import get_backend
 from .errors import MiniVAEError
 from .files import atomic_write
 from .layers import Sequential
+from .optimizers import Optimizer
 from .parameters import Module
 from .vae import VAE
 
 FORMAT = 1
-RECORD = "minivae"  # the name of the JSON text in the file
-EXTRA = "extra."  # starts the names of tensors that are none of the model's
+RECORD, CHECKSUM = "minivae", "crc32"
+EXTRA = "extra."
 
 
 def save(vae, path, arrays=None, **records):
@@ -47,7 +50,7 @@ def load(path, backend="numpy"):
     """
     backend = get_backend(backend)
     arrays, record = read(path)
-    weights = {name: array for name, array in arrays.items() if not name.startswith(EXTRA)}
+    weights = model_arrays(arrays)
     try:
         model = build(record["model"])
         _check_shapes(model, weights)
@@ -58,8 +61,13 @@ def load(path, backend="numpy"):
     return vae
 
 
+def model_arrays(arrays):
+    """Those of a checkpoint's arrays that are the model's parameters."""
+    return {name: array for name, array in arrays.items() if not name.startswith(EXTRA)}
+
+
 def extra_arrays(arrays):
-    """Those of a checkpoint's arrays that were given to `save` beside the model, by name."""
+    """Those of a checkpoint's arrays that were given to `save` beside the model, under the names given there."""
     return {name.removeprefix(EXTRA): array for name, array in arrays.items() if name.startswith(EXTRA)}
 
 
@@ -72,7 +80,7 @@ def describe(value):
     A part keeps each argument as an attribute of the same name, which is where they are read. Lists and what they
     hold are described in turn. Raises MiniVAEError for what a checkpoint cannot hold.
     """
-    if isinstance(value, Module):
+    if isinstance(value, (Module, Optimizer)):
         name = type(value).__name__
         if _parts().get(name) is not type(value):
             raise MiniVAEError(
@@ -130,8 +138,8 @@ def _parts():
     """The classes that a checkpoint may name: the parts that minivae exports."""
     import minivae
 
-    exported = (getattr(minivae, name) for name in minivae.__all__)
-    return {part.__name__: part for part in exported if isinstance(part, type) and issubclass(part, Module)}
+    exported = {name: getattr(minivae, name) for name in minivae.__all__}
+    return {name: x for name, x in exported.items() if isinstance(x, type) and issubclass(x, (Module, Optimizer))}
 
 
 def _check_shapes(model, weights):
@@ -153,15 +161,15 @@ def write(path, arrays, record):
     from . import __version__
 
     arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors ignores strides
-    record = {"format": FORMAT, "version": __version__, "crc32": _crc32(arrays)} | record
-    text = json.dumps(record)
+    text = json.dumps({"format": FORMAT, "version": __version__} | record)
+    texts = {RECORD: text, CHECKSUM: _checksum(text, arrays)}
     if os.fspath(path).endswith(".npz"):
         with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, **arrays, **{RECORD: np.array(text)})
+            np.savez(file, allow_pickle=False, **arrays, **{name: np.array(text) for name, text in texts.items()})
     else:
         from safetensors.numpy import save as to_bytes
 
-        content = to_bytes(arrays, metadata={RECORD: text})
+        content = to_bytes(arrays, metadata=texts)
         with atomic_write(path) as file:
             file.write(content)
 
@@ -174,36 +182,37 @@ def read(path):
     try:
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK"
-        arrays, text = (_read_npz if is_zip else _read_safetensors)(path)
+        arrays, texts = (_read_npz if is_zip else _read_safetensors)(path)
     except OSError as error:
         raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
-    record = _parse(path, text)
-    if record["crc32"] != _crc32(arrays):
-        raise MiniVAEError(f"{path} is damaged: its tensors do not have the checksum that was written with them")
-    return arrays, record
+    if RECORD not in texts:
+        raise MiniVAEError(f"{path} is no checkpoint of minivae: it has no record of a model")
+    if texts.get(CHECKSUM) != _checksum(texts[RECORD], arrays):
+        raise MiniVAEError(f"{path} is damaged: its checksum is not that of its contents")
+    return arrays, _parse(path, texts[RECORD])
 
 
 def _parse(path, text):
     try:
         record = json.loads(text)
-        version, crc32, model = record["format"], record["crc32"], record["model"]
+        version, is_model = int(record["format"]), isinstance(record["model"], dict)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MiniVAEError(f"{path} is no checkpoint of minivae: it lacks a readable record") from error
-    if not isinstance(version, int) or not isinstance(crc32, int) or not isinstance(model, dict):
-        raise MiniVAEError(f"{path} is damaged: its record is not what minivae writes")
+        raise MiniVAEError(f"{path} is no checkpoint of minivae: its record cannot be read ({error})") from error
     if version > FORMAT:
         raise MiniVAEError(
             f"{path} has format {version}, written by minivae {record.get('version')}; this minivae reads up to "
             f"format {FORMAT}: install a newer one"
         )
+    if not is_model:
+        raise MiniVAEError(f"{path} is no checkpoint of minivae: its record describes no model")
     return record
 
 
-def _crc32(arrays):
-    crc32 = 0
+def _checksum(text, arrays):
+    crc32 = zlib.crc32(text.encode())
     for name in sorted(arrays):
-        crc32 = zlib.crc32(arrays[name].reshape(-1).view(np.uint8), crc32)
-    return crc32
+        crc32 = zlib.crc32(np.ascontiguousarray(arrays[name]), crc32)
+    return f"{crc32:08x}"
 
 
 def _read_safetensors(path):
@@ -211,8 +220,7 @@ def _read_safetensors(path):
 
     try:
         with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(RECORD, "")
-            return {name: file.get_tensor(name) for name in file.keys()}, text
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
 
@@ -221,6 +229,6 @@ def _read_npz(path):
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = {name: members[name] for name in members.files}
-        return arrays, str(arrays.pop(RECORD, ""))
     except (ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
+    return arrays, {name: str(arrays.pop(name)) for name in (RECORD, CHECKSUM) if name in arrays}

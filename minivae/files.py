@@ -1,5 +1,6 @@
 """Writing a file so that nothing is ever lost: the old contents or the new, whole, never a mixture."""
 
+import glob
 import os
 import secrets
 from contextlib import contextmanager
@@ -32,6 +33,12 @@ def atomic_write(path):
             raise
     except OSError as error:
         raise MiniVAEError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def remove_leftovers(path):
+    """Remove the temporary files of writes to `path` that were killed; no other process may be writing to it."""
+    for leftover in glob.glob(glob.escape(os.path.realpath(path)) + ".????????.tmp"):
+        _remove(leftover)
 
 
 def _remove(path):

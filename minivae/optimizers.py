@@ -162,3 +162,43 @@ class Adam(Optimizer):
         xp.divide(m, work, out=work)
         xp.multiply(work, self.rate, out=work)
         xp.subtract(self.values, work, out=self.values)
+
+
+def clip_by_norm(xp, gradients, *, limit, norm, work):
+    """Scale all gradients down together where their norm is larger than a limit.
+
+        g = g min(1, limit / |g|),   |g| = sqrt(sum of all g^2)
+
+    gradients (P,) are changed in place; norm (1,) and work (P,) are overwritten; limit : a float
+    Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
+    """
+    xp.multiply(gradients, gradients, out=work)
+    xp.sum(work, axis=0, keepdims=True, out=norm)
+    xp.sqrt(norm, out=norm)
+    xp.maximum(norm, limit, out=norm)
+    xp.divide(limit, norm, out=norm)
+    xp.multiply(gradients, norm, out=gradients)
+
+
+class ClipNorm(Optimizer):
+    """Another optimizer, which sees the gradients clipped to a norm of at most `limit`."""
+
+    def __init__(self, optimizer, limit):
+        self.optimizer, self.limit = optimizer, self._positive("limit", limit)
+
+    def attach(self, parameters, gradients):
+        self.optimizer.attach(parameters, gradients)
+        self.xp, self.state, self.gradients = parameters.backend.xp, self.optimizer.state, gradients.flat
+        self.work, self.norm = self.xp.empty_like(self.gradients), self.xp.empty(1, self.gradients.dtype)
+
+    @property
+    def lr(self):
+        return self.optimizer.lr
+
+    @lr.setter
+    def lr(self, lr):
+        self.optimizer.lr = lr
+
+    def step(self):
+        clip_by_norm(self.xp, self.gradients, limit=self.limit, norm=self.norm, work=self.work)
+        self.optimizer.step()

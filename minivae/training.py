@@ -7,11 +7,14 @@ import time
 
 import numpy as np
 
+from . import nonfinite
 from .backend import generator
-from .errors import MiniVAEError
+from .errors import Interrupted, MiniVAEError
 from .files import atomic_write
-from .optimizers import Optimizer, RMSprop
-from .vae import FIT_NOISE, SHUFFLE, Losses
+from .optimizers import ClipNorm, Optimizer, RMSprop
+from .state import TrainingState, ctrl_c, fingerprint
+from .stopping import EarlyStopping
+from .vae import FIT_NOISE, SHUFFLE, SPLIT, Losses
 
 NOISE_VALUES = 1 << 20  # how many values of noise lie on the device at a time, at most
 
@@ -20,8 +23,10 @@ class History(list):
     """One dict per epoch: epoch, seconds, train_loss, train_reconstruction, train_kl, and val_... alike.
 
     `history["train_loss"]` is a column as a list. Losses are nats per example; seconds are those of the epoch's
-    training, without validation.
+    training, without validation. `best_epoch` is the one whose weights early stopping kept, else None.
     """
+
+    best_epoch = None
 
     def __getitem__(self, key):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
@@ -40,10 +45,10 @@ class History(list):
 class Epoch:
     """What lies on the device during an epoch and is the same for every step: data, order, position, sums."""
 
-    def __init__(self, vae, data):
+    def __init__(self, vae, data, n_rows):
         backend, xp = vae.backend, vae.xp
         self.data = backend.asarray(data)
-        self.permutation = backend.asarray(np.arange(len(data)))
+        self.permutation = backend.asarray(np.arange(n_rows))
         self.cursor = xp.zeros(1, self.permutation.dtype)  # how many examples of the permutation are done
         self.totals = xp.zeros(3, "float64")  # sums over these examples of loss, reconstruction, KL
 
@@ -96,33 +101,46 @@ class Step:
 
 
 class Trainer:
-    """The steps of one epoch, full batches and perhaps a short last one, over one set of training data."""
+    """The steps of one epoch, full batches and perhaps a short last one, over the given rows of the data."""
 
-    def __init__(self, vae, optimizer, x, batch_size, samples, seed):
+    def __init__(self, vae, optimizer, x, batch_size, samples, seed, rows=None):
         self.vae, self.seed = vae, seed
-        self.epoch = Epoch(vae, x)
-        n_full, n_rest = divmod(len(x), batch_size)
+        self.rows = np.arange(len(x)) if rows is None else rows
+        self.epoch = Epoch(vae, x, len(self.rows))
+        n_full, n_rest = divmod(len(self.rows), batch_size)
         self.parts = [(Step(vae, optimizer, self.epoch, batch_size, samples), n_full)]
         if n_rest:
             self.parts.append((Step(vae, optimizer, self.epoch, n_rest, samples), 1))
-        self.n_steps = sum(n for _, n in self.parts)
+        self.batch_size, self.n_steps = batch_size, sum(n for _, n in self.parts)
+        self.done, self.seconds = 0, 0.0  # of the present epoch
 
-    def run_epoch(self, number, bar):
-        """Train for one epoch; returns Losses averaged over its examples, each before its own update."""
-        epoch, n_examples = self.epoch, len(self.epoch.data)
-        order = generator(self.seed, SHUFFLE, number).permutation(n_examples)
+    def steps(self, number):
+        """Run the steps of an epoch, given by its number, that are not done yet; yields after each."""
+        epoch = self.epoch
+        order = generator(self.seed, SHUFFLE, number).permutation(self.rows)
         self.vae.backend.upload(order, out=epoch.permutation)
-        epoch.cursor.fill(0)
-        epoch.totals.fill(0)
+        epoch.cursor.fill(self.done * self.batch_size)
+        if not self.done:
+            epoch.totals.fill(0)
         rng = generator(self.seed, FIT_NOISE, number)
+        skip = self.done  # what these steps drew is drawn again, so that the others get what is theirs
         for step, left in self.parts:
             while left:
                 ready = step.refill(rng, left)
-                for _ in range(ready):
-                    step.launch()
-                    bar.update()
                 left -= ready
-        return Losses(*(self.vae.backend.to_host(epoch.totals) / n_examples).tolist())
+                passed = min(skip, ready)
+                skip -= passed
+                step.noise_row.fill(passed)
+                for _ in range(ready - passed):
+                    step.launch()
+                    self.done += 1
+                    yield
+
+    def finish(self):
+        """End the epoch; returns the Losses averaged over its examples, each before its own update."""
+        losses = Losses(*(self.vae.backend.to_host(self.epoch.totals) / len(self.rows)).tolist())
+        self.done, self.seconds = 0, 0.0
+        return losses
 
 
 def fit(
@@ -135,51 +153,136 @@ def fit(
     optimizer=None,
     samples=1,
     seed=None,
+    validation_split=None,
+    patience=None,
+    beta_schedule=None,
+    lr_schedule=None,
+    clip_norm=None,
+    checkpoint=None,
+    resume=False,
     callbacks=(),
     progress=None,
 ):
     """Train a VAE by stochastic gradient descent on its loss, and return the History.
 
-    x_train, x_val : (N, X) or (N, ...), uint8 pixels or numbers; x_train may be a memory map, and is not copied
-                     on the NumPy backend
-    optimizer      : RMSprop(1e-3) by default; it starts with fresh state
-    samples        : L, the draws of z for each example in a step
-    seed           : keys shuffling and noise together with the epoch; None takes the model's
-    callbacks      : functions called after each epoch with the History so far
-    progress       : whether to show a progress bar; None shows it on a terminal only
+    x_train, x_val   : (N, X) or (N, ...), uint8 pixels or numbers; x_train may be a memory map, and is not copied
+                       on the NumPy backend
+    optimizer        : RMSprop(1e-3) by default; it starts with fresh state
+    samples          : L, the draws of z for each example in a step
+    seed             : keys shuffling and noise together with the epoch; None takes the model's
+    validation_split : the share of x_train, drawn at random, to validate on instead of an x_val
+    patience         : end when the validation loss has not fallen for so many epochs; in any case the model then
+                       has the weights of the best epoch, `history.best_epoch`
+    beta_schedule    : a function of the epoch, from 1, that gives beta; see `linear_warmup`
+    lr_schedule      : a function of the epoch, from 1, that gives the learning rate
+    clip_norm        : scale down gradients whose norm over all parameters is larger than this
+    checkpoint       : a path where all is kept after each epoch; what was there is renamed to (path).previous
+    resume           : go on from `checkpoint`, if it is there; model, data and arguments must be the same, but for
+                       `epochs`. The result is the same, bit for bit, as without the interruption
+    callbacks        : functions called after each epoch with the History so far
+    progress         : whether to show a progress bar; None shows it on a terminal only
 
+    With a checkpoint, Ctrl-C finishes the step, keeps all, and raises Interrupted, a KeyboardInterrupt.
     Same seed and machine give the same History but for the seconds, bit for bit. Raises MiniVAEError for
-    arguments and data that cannot be trained on.
+    arguments and data that cannot be trained on, and where a loss, gradient or weight becomes NaN or infinite;
+    the model then is as it was before that epoch.
     """
     from tqdm import tqdm
 
+    seed = vae.seed if seed is None else seed
+    optimizer = RMSprop() if optimizer is None else optimizer
     x_train = vae.check_input(x_train)
-    x_val = None if x_val is None else vae.check_input(x_val)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", samples)):
+    rows, x_val = _validation_data(vae, x_train, x_val, validation_split, seed)
+    _check_arguments(len(rows), epochs, batch_size, samples, optimizer, patience, x_val, checkpoint, resume)
+    settings = {
+        **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
+        **{"clip_norm": clip_norm, "optimizer": optimizer, "validation_split": validation_split},
+        **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
+    }
+    optimizer = optimizer if clip_norm is None else ClipNorm(optimizer, clip_norm)
+    optimizer.attach(vae.parameters, vae.gradients)
+    trainer = Trainer(vae, optimizer, x_train, batch_size, samples, seed, rows)
+    state = TrainingState(vae, optimizer, trainer, History(), patience and EarlyStopping(vae, patience), settings)
+    if checkpoint is not None:
+        state.begin(checkpoint, resume)
+
+    hidden = not (sys.stderr.isatty() if progress is None else progress)
+    bar = tqdm(total=epochs * trainer.n_steps, initial=state.steps(), unit="step", disable=hidden, leave=False)
+    with bar, ctrl_c(checkpoint is not None) as pressed:
+        while not state.is_over(epochs):
+            number = len(state.history) + 1
+            if beta_schedule is not None:
+                vae.beta = beta_schedule(number)
+            if lr_schedule is not None:
+                optimizer.lr = lr_schedule(number)
+            _run_steps(state, number, bar, pressed)
+            if trainer.done == trainer.n_steps:
+                _end_epoch(state, x_val, callbacks)
+                bar.set_postfix(loss=f"{state.history[-1]['train_loss']:.2f}")
+            if checkpoint is not None:
+                state.save(checkpoint)
+            if pressed():
+                raise Interrupted(f"stopped {state.where()}; all is kept in {checkpoint}, from which resume goes on")
+    if state.stopping:
+        state.stopping.restore_best()
+        state.history.best_epoch = state.stopping.best_epoch
+    return state.history
+
+
+def _run_steps(state, number, bar, pressed):
+    """The steps of an epoch, or those until Ctrl-C is pressed; raises where one of them went wrong."""
+    trainer, before = state.trainer, state.snapshot()
+    start = time.perf_counter() - trainer.seconds
+    # Overflow is looked for after the epoch, on either backend, and then explained; a warning would say less.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for _ in trainer.steps(number):
+            bar.update()
+            if pressed():
+                break
+        if not state.is_finite():
+            raise nonfinite.explain(state, before)
+    trainer.seconds = time.perf_counter() - start
+
+
+def _end_epoch(state, x_val, callbacks):
+    """Validate and add a row to the history."""
+    vae, history, trainer, number = state.vae, state.history, state.trainer, len(state.history) + 1
+    row = {"epoch": number, "seconds": trainer.seconds} | trainer.finish().as_columns("train")
+    if x_val is not None:
+        row |= vae.evaluate(x_val).as_columns("val")
+    history.append(row)
+    if state.stopping:
+        state.stopping.update(number, row["val_loss"])
+    for callback in callbacks:
+        callback(history)
+
+
+def _validation_data(vae, x_train, x_val, share, seed):
+    """The rows of x_train to train on, and the data to validate on or None."""
+    n = len(x_train)
+    if share is None:
+        return np.arange(n), None if x_val is None else vae.check_input(x_val)
+    if x_val is not None:
+        raise MiniVAEError("fit: give x_val or validation_split, not both")
+    n_val = round(share * n) if 0 < share < 1 else 0
+    if not 0 < n_val < n:
+        raise MiniVAEError(f"fit: validation_split={share!r} should leave some of the {n} examples on either side")
+    order = generator(seed, SPLIT).permutation(n)
+    return np.sort(order[n_val:]), x_train[np.sort(order[:n_val])]
+
+
+def _check_arguments(n_rows, epochs, batch_size, samples, optimizer, patience, x_val, checkpoint, resume):
+    counts = {"epochs": epochs, "batch_size": batch_size, "samples": samples}
+    for name, value in counts.items() if patience is None else (counts | {"patience": patience}).items():
         if not isinstance(value, (int, np.integer)) or value < 1:
             raise MiniVAEError(f"fit: {name} should be an integer of at least 1, got {value!r}")
-    if batch_size > len(x_train):
+    if batch_size > n_rows:
         raise MiniVAEError(
-            f"fit: batch_size={batch_size} is larger than the {len(x_train)} training examples: "
-            f"use at most {len(x_train)}"
+            f"fit: batch_size={batch_size} is larger than the {n_rows} training examples: use at most {n_rows}"
         )
-    optimizer = RMSprop() if optimizer is None else optimizer
     if not isinstance(optimizer, Optimizer):
         raise MiniVAEError(f"fit: optimizer should be one such as Adam(1e-3), got {optimizer!r}")
-    optimizer.attach(vae.parameters, vae.gradients)
-    trainer = Trainer(vae, optimizer, x_train, batch_size, samples, vae.seed if seed is None else seed)
-
-    history = History()
-    hidden = not (sys.stderr.isatty() if progress is None else progress)
-    with tqdm(total=epochs * trainer.n_steps, unit="step", disable=hidden, leave=False) as bar:
-        for number in range(1, epochs + 1):
-            start = time.perf_counter()
-            losses = trainer.run_epoch(number, bar)
-            row = {"epoch": number, "seconds": time.perf_counter() - start} | losses.as_columns("train")
-            if x_val is not None:
-                row |= vae.evaluate(x_val).as_columns("val")
-            history.append(row)
-            bar.set_postfix(loss=f"{losses.loss:.2f}")
-            for callback in callbacks:
-                callback(history)
-    return history
+    if patience is not None and x_val is None:
+        raise MiniVAEError("fit: patience needs validation data: give x_val or validation_split")
+    if resume and checkpoint is None:
+        raise MiniVAEError("fit: resume=True needs checkpoint=, the path of what is to be resumed")

@@ -15,7 +15,7 @@ from .parameters import Buffers, allocate
 from .posteriors import DiagonalGaussian, Posterior
 
 # The second word of the key of each generator, so that no two purposes share random numbers.
-CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE = range(1, 7)
+CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SPLIT = range(1, 8)
 
 # Decoder rows at a time outside training: enough for speed, few enough for memory.
 INFERENCE_ROWS, LIKELIHOOD_ROWS = 1000, 5000

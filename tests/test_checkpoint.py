@@ -10,17 +10,21 @@ import pytest
 
 import minivae as mv
 from minivae import checkpoint
+from minivae.optimizers import Optimizer
 from minivae.parameters import Module
 
 # Of each part that minivae exports, one whose arguments are not the defaults.
 PARTS = {
+    "Adam": mv.Adam(1e-4, beta1=0.5, beta2=0.9, eps=1e-5),
     "Bernoulli": mv.Bernoulli(),
     "Dense": mv.Dense(3, 4, init="glorot_normal"),
     "DiagonalGaussian": mv.DiagonalGaussian(),
     "ELBO": mv.ELBO(),
     "Gaussian": mv.Gaussian(0.3, constants=False),
     "ImportanceWeighted": mv.ImportanceWeighted(),
+    "RMSprop": mv.RMSprop(1e-4, rho=0.5, eps=1e-5),
     "ReLU": mv.ReLU(),
+    "SGD": mv.SGD(1e-4, momentum=0.5),
     "Sequential": mv.Sequential([mv.Dense(3, 4), mv.Tanh()], needs_dx=False),
     "Sigmoid": mv.Sigmoid(),
     "Tanh": mv.Tanh(),
@@ -81,13 +85,12 @@ def test_a_model_may_change_backend(x, path, backend):
 
 def test_every_exported_part_can_be_described_and_built_again():
     exported = {name for name in mv.__all__ if isinstance(getattr(mv, name), type)}
-    assert PARTS.keys() == {name for name in exported if issubclass(getattr(mv, name), Module)}
+    assert PARTS.keys() == {name for name in exported if issubclass(getattr(mv, name), (Module, Optimizer))}
     for name, part in PARTS.items():
         described = json.loads(json.dumps(checkpoint.describe(part)))
         again = checkpoint.build(described)
         assert type(again) is type(part)
         assert checkpoint.describe(again) == described, name
-        assert again.shapes() == part.shapes()
 
 
 def test_views_with_any_strides_are_written_in_order(path):
@@ -121,11 +124,15 @@ def test_truncation_anywhere_is_an_error(path):
             mv.load(path)
 
 
-def test_a_flipped_bit_in_the_weights_is_an_error(path):
+@pytest.mark.parametrize("what", ["weights", "record"])
+def test_a_flipped_bit_is_an_error(path, what):
     make().save(path)
     content = bytearray(path.read_bytes())
-    start = content.find(make().parameters["decoder.2.W"].tobytes())
-    content[start + 5] ^= 4
+    if what == "weights":
+        position = content.index(make().parameters["decoder.2.W"].tobytes()) + 5
+    else:
+        position = content.index("0.7".encode("utf-32-le" if path.suffix == ".npz" else "utf-8"))
+    content[position] ^= 1
     path.write_bytes(content)
     with pytest.raises(mv.MiniVAEError, match="damaged|no checkpoint"):
         mv.load(path)
@@ -135,7 +142,6 @@ def edit(path, change):
     """Rewrite a checkpoint with its record or its arrays changed."""
     arrays, record = checkpoint.read(path)
     change(arrays, record)
-    record.pop("crc32")
     checkpoint.write(path, arrays, record)
 
 
@@ -148,7 +154,8 @@ def edit(path, change):
         (lambda arrays, record: record["model"].update(depth=2), "VAE cannot be made from"),
         (lambda arrays, record: record["model"].pop("decoder"), "Sequential cannot be made"),
         (lambda arrays, record: record["model"].update(beta=-1), "beta should be"),
-        (lambda arrays, record: record.update(model=[]), "damaged"),
+        (lambda arrays, record: record.update(model=[]), "describes no model"),
+        (lambda arrays, record: record.update(format=None), "no checkpoint.*NoneType"),
         (lambda arrays, record: arrays.pop("encoder.0.b"), r"'encoder.0.b' is none, its architecture \(5,\)"),
         (lambda arrays, record: arrays.update(more=arrays["encoder.0.b"]), r"'more' is \(5,\), its.*none"),
         (

@@ -115,7 +115,7 @@ def test_a_short_last_batch_is_trained_on():
     """30 examples in batches of 8: the gradient of the last step is that of 6 examples."""
     vae = small_vae()
     steps = trainer(vae, mv.SGD(1e-9), images(30), 8, samples=1)
-    steps.run_epoch(1, type("Bar", (), {"update": lambda self: None})())
+    assert len(list(steps.steps(1))) == steps.n_steps == 4
     (_, n_full), (short, n_short) = steps.parts
     assert (n_full, n_short, short.x.shape) == (3, 1, (6, 64))
     last = vae.gradients.flat.copy()
@@ -128,15 +128,13 @@ def test_every_example_is_seen_once_an_epoch():
     steps = trainer(vae, mv.SGD(1e-9), images(30), 8)
     seen = []
 
-    class Bar:
-        def update(self):
-            step = steps.parts[0][0] if len(seen) < 24 else steps.parts[1][0]
-            seen.extend(step.index.tolist())
-
     orders = []
     for epoch in (1, 2):
         seen.clear()
-        steps.run_epoch(epoch, Bar())
+        for _ in steps.steps(epoch):
+            step = steps.parts[0][0] if len(seen) < 24 else steps.parts[1][0]
+            seen.extend(step.index.tolist())
+        steps.finish()
         assert sorted(seen) == list(range(30))
         orders.append(list(seen))
     assert orders[0] != orders[1]

@@ -1,0 +1,49 @@
+"""A training that uses all that a checkpoint must keep; killed and started again, it must end the same.
+
+    python tests/killable.py checkpoint.safetensors
+
+Prints a hash of the final weights and of the history without its seconds.
+"""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+
+import minivae as mv
+
+
+def train(checkpoint, epochs=30, n=600, resume=True, callbacks=()):
+    rng = np.random.default_rng(0)
+    x = (rng.random((n, 20)) < rng.random(20)).astype(np.float32)
+    vae = mv.VAE(
+        [mv.Dense(20, 16), mv.ReLU(), mv.Dense(16, 6)], [mv.Dense(3, 16), mv.Tanh(), mv.Dense(16, 20)], seed=1
+    )
+    history = mv.fit(
+        vae,
+        x,
+        validation_split=0.2,
+        epochs=epochs,
+        batch_size=7,
+        samples=3,
+        optimizer=mv.Adam(1e-2),
+        patience=epochs // 3,
+        beta_schedule=mv.linear_warmup(4),
+        lr_schedule=lambda epoch: 1e-2 * 0.9**epoch,
+        clip_norm=1.0,
+        checkpoint=checkpoint,
+        resume=resume,
+        callbacks=callbacks,
+    )
+    return vae, history
+
+
+def digest(vae, history):
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+    text = json.dumps([rows, history.best_epoch])
+    return hashlib.sha256(vae.parameters.flat.tobytes() + text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    print(digest(*train(sys.argv[1])))
