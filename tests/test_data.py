@@ -1,15 +1,18 @@
 """Data: files read as they are, found where people have them, and one clear error for whatever is wrong."""
 
 import gzip
+import hashlib
 import struct
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from minivae import data
+from minivae.data import catalogue
 from minivae.errors import MiniVAEError
 
 
@@ -65,6 +68,7 @@ def test_idx_round_trip(tmp_path, dtype, ending):
     path = tmp_path / f"file{ending}"
     data.write_idx(path, array)
     back = data.read_idx(path)
+    assert not ending or path.read_bytes()[4:8] == bytes(4)  # no time stamp
     assert back.dtype == np.dtype(dtype) and back.dtype.isnative and back.flags.writeable
     np.testing.assert_array_equal(back, array)
     data.write_idx(tmp_path / f"again{ending}", array)
@@ -133,7 +137,7 @@ def test_idx_files_are_found_in_every_layout(tmp_path, name, inside, ending, dot
     pixels = put_idx(tmp_path / "here" / inside, ending=ending, dot=dot)
     found = data.load(name, tmp_path / "here")
     np.testing.assert_array_equal(found.x_train, pixels)
-    assert found.y_test.tolist() == [0, 1, 2] and found.name == name
+    assert found.y_test.tolist() == [0, 1, 2] and found.y_test.dtype == np.int64 and found.name == name
     assert str(tmp_path / "here" / inside) in found.source
     direct = data.load(name, str(tmp_path / "here" / inside))
     np.testing.assert_array_equal(direct.x_train, pixels)
@@ -156,11 +160,31 @@ def test_mnist_and_fashion_mnist_are_never_confused(tmp_path):
 
 
 def test_emnist_letters_are_turned_upright_and_numbered_from_zero(tmp_path):
-    pixels = put_idx(tmp_path, images=(26, 28, 28), prefix="emnist-letters-", test="test", first_label=1)
-    letters = data.load("emnist-letters", tmp_path)
+    folder = tmp_path / "mnist" / "emnist" / "gzip"
+    pixels = put_idx(folder, images=(26, 28, 28), prefix="emnist-letters-", test="test", first_label=1)
+    letters = data.load("emnist-letters", tmp_path / "mnist")
     np.testing.assert_array_equal(letters.x_train, pixels.transpose(0, 2, 1))
     assert letters.y_train.tolist() == list(range(26))
     assert "".join(letters.class_names) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    np.testing.assert_array_equal(data.load("emnist-letters", folder).x_train, letters.x_train)
+    put_idx(folder, images=(26, 28, 28), prefix="emnist-letters-", test="test", first_label=0)
+    with pytest.raises(MiniVAEError, match="labels should be 1 to 26, got 0 to 25"):
+        data.load("emnist-letters", folder)
+
+
+def test_letters_under_a_folder_named_after_digits(tmp_path):
+    put_idx(tmp_path / "mnist", prefix="emnist-letters-", test="test", first_label=1)
+    assert len(data.load("emnist-letters", tmp_path / "mnist").x_train) == 3
+
+
+def test_the_checksum_tells_which_labels_they_are(tmp_path, monkeypatch):
+    put_idx(tmp_path)
+    labels = hashlib.md5((tmp_path / "train-labels-idx1-ubyte").read_bytes()).hexdigest()
+    assert "standard" not in data.load("mnist", tmp_path).source
+    monkeypatch.setitem(catalogue.COLLECTIONS, "mnist", replace(catalogue.MNIST, train_labels_md5=labels))
+    digits = data.load("mnist", tmp_path)
+    assert "standard split and order" in digits.source and digits.note == ""
+    assert "are those of MNIST" in data.load("fashion-mnist", tmp_path).note
 
 
 def test_an_explicit_folder_must_have_it(tmp_path):
@@ -179,12 +203,14 @@ def test_environment_then_sample(tmp_path, monkeypatch):
     fallen_back = data.load("mnist", download=False)
     assert fallen_back.name == "sample"
     assert "bundled sample" in fallen_back.note and "\n" not in fallen_back.note
-    monkeypatch.setenv("MINIVAE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MINIVAE_DATA", "~/data")
     assert "MINIVAE_DATA" in data.load("mnist", download=False).note
     pixels = put_idx(tmp_path / "data" / "mnist")
     found = data.load("mnist", download=False)
     np.testing.assert_array_equal(found.x_train, pixels)
     assert found.note == ""
+    np.testing.assert_array_equal(data.load("mnist", "~/data").x_train, pixels)
     with pytest.raises(MiniVAEError, match="no Fashion-MNIST in .*data directory"):
         data.load("fashion-mnist", download=False)
     with pytest.raises(MiniVAEError, match="unknown data set 'cifar'.*emnist-letters"):
@@ -223,7 +249,8 @@ def test_limit(digits):
 @pytest.mark.parametrize("classes", ["71", "7,1", "7, 1", ["7", "1"], [7, 1], np.array([7, 1]), ["7", 1, 7]])
 def test_only_some_classes(digits, classes):
     some = digits.only(classes)
-    assert some.class_names == ("7", "1") and np.bincount(some.y_train).tolist() == [500, 500]
+    assert some.class_names == ("7", "1") and some.source.endswith("only 7, 1")
+    assert np.bincount(some.y_train).tolist() == [500, 500]
     np.testing.assert_array_equal(some.x_test, digits.x_test[np.isin(digits.y_test, [1, 7])])
     names = np.array(digits.class_names)[digits.y_test]
     np.testing.assert_array_equal(np.array(some.class_names)[some.y_test], names[np.isin(names, ["1", "7"])])
@@ -232,7 +259,7 @@ def test_only_some_classes(digits, classes):
 def test_only_by_name(tmp_path):
     put_idx(tmp_path, images=(10, 28, 28))
     clothes = data.load("fashion-mnist", tmp_path)
-    assert clothes.only("Sandal").class_names == ("Sandal",)
+    assert clothes.only("Sandal").class_names == clothes.only("sandal").class_names == ("Sandal",)
     assert clothes.only("bag, ankle boot").class_names == ("Bag", "Ankle boot")
     for wrong in ("Socks", ["Bag", "Socks"], [10], [-1], [1.0], "", []):
         with pytest.raises(MiniVAEError, match="Trouser"):
@@ -263,16 +290,17 @@ LABELS = [9, 0, 3, 3, 1, 9]
     "no end of line": lambda text: text.rstrip(),
     "blanks": lambda text: text.replace(",", ", "),
     "leading zeros": lambda text: text.replace(",0,", ",000,"),
+    "numbers in the header": lambda text: text.replace("pixel", ""),
     "quoted header": lambda text: text.replace("label", '"label"'),
     "label last": lambda text: "\n".join(",".join([*line.split(",")[1:], line.split(",")[0]])
                                          for line in text.splitlines()),
-}.values(), ids=range(11))
+}.values(), ids=range(12))
 def test_csv(tmp_path, change):
     path = tmp_path / "file.csv"
     path.write_bytes(change(csv_text(LABELS, PIXELS, HEADER)).encode())
     images, labels = data.read_csv(path)
     np.testing.assert_array_equal(images, PIXELS)
-    assert images.dtype == np.uint8 and labels.tolist() == LABELS
+    assert images.dtype == np.uint8 and labels.dtype == np.int64 and labels.tolist() == LABELS
 
 
 def test_csv_of_other_forms(tmp_path):
@@ -427,6 +455,7 @@ def test_images_from_a_folder(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("not an image") if size is None else Image.new("RGB", size, (250, 10, 10)).save(path)
+    (tmp_path / "._a.png").write_text("not an image, but what a Mac leaves beside one")
     grey = data.read_images(tmp_path)
     assert grey.shape == (3, 4, 5) and grey.dtype == np.uint8
     assert np.abs(grey.astype(int) - (0.299 * 250 + 0.701 * 10)).max() <= 2
@@ -456,6 +485,7 @@ def test_images_from_arrays():
     assert data.read_images(PIXELS) is PIXELS
     np.testing.assert_array_equal(data.read_images(PIXELS / 255), PIXELS)
     np.testing.assert_array_equal(data.read_images(PIXELS.astype(int)), PIXELS)
+    assert (data.read_images(np.full((1, 2, 2), 0.9999)) == 255).all()
     np.testing.assert_array_equal(data.read_images(PIXELS > 50), 255 * (PIXELS > 50))
     plain = np.full((2, 6, 8, 3), 77, np.uint8)
     np.testing.assert_array_equal(data.read_images(plain[..., 0], size=[3, 4]), plain[:, :3, :4, 0])
@@ -482,6 +512,7 @@ def test_bad_images_are_one_clear_error(tmp_path):
     refuses("8 bits", tmp_path)
     refuses("fractions from 0 to 1, got float64", PIXELS * 2.0)
     refuses("got int64 from 0 to 510", PIXELS * np.int64(2))
+    refuses("got float64 from -1.0", PIXELS / 255 - 1)
     refuses("nan", np.full((2, 3, 3), np.nan))
     refuses("several sizes", [np.zeros((2, 2)), np.zeros((3, 3))])
     refuses("shape", np.zeros((4, 784)))

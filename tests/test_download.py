@@ -47,6 +47,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(contents)))
+        if "gzip" in self.headers.get("Accept-Encoding", ""):
+            self.send_header("Content-Encoding", "gzip")  # as some servers say of files that are gzip themselves
         self.end_headers()
         if behaviour == "wrong":
             contents = bytes(len(contents))

@@ -24,6 +24,14 @@ def test_the_new_contents_appear_at_the_end(path):
     assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["file"]
 
 
+def test_the_bytes_are_on_the_disk_before_the_name(path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: steps.append(path.read_bytes()))
+    steps = []
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert steps == [b"old"]
+
+
 def test_after_an_error_the_old_contents_remain(path):
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
         file.write(b"half of the new")

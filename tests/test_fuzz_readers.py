@@ -61,7 +61,8 @@ def check_csv(path, contents):
     lines = [line for line in plain(contents).removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
     names = [name.strip(b' \t\r"').lower() for name in lines[0].split(b",")]
     label = names.index(b"label") if b"label" in names else 0
-    rows = np.array([[int(field.decode("latin1").strip()) for field in line.split(b",")] for line in lines[b"label" in names:]])
+    rows = np.array([[int(field.decode("latin1").strip()) for field in line.split(b",")]
+                     for line in lines[b"label" in names:]])
     np.testing.assert_array_equal(labels, rows[:, label])
     np.testing.assert_array_equal(images.reshape(len(images), -1), np.delete(rows, label, axis=1))
 

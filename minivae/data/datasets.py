@@ -180,13 +180,14 @@ def _checked_part(collection, images, labels, *, part):
 
 
 def _identified(collection, dataset):
-    """The Dataset with what the checksum of its training labels tells: the standard one, or truly MNIST."""
+    """The Dataset with what the checksum of its training labels tells: the standard one, or another."""
     checksum = hashlib.md5(idx_bytes(dataset.y_train.astype(np.uint8)), usedforsecurity=False).hexdigest()
     if checksum == collection.train_labels_md5:
         return replace(dataset, source=f"{dataset.source} (standard split and order, by checksum)")
-    if checksum == MNIST.train_labels_md5:
-        return replace(dataset, note=f"The labels in {dataset.source} are those of {MNIST.title}: "
-                                     f"is this really {collection.title}?")
+    for other in COLLECTIONS.values():
+        if checksum == other.train_labels_md5:
+            return replace(dataset, note=f"The labels in {dataset.source} are those of {other.title}: "
+                                         f"is this really {collection.title}?")
     return dataset
 
 

@@ -35,7 +35,7 @@ def locate_in(collection, data_dir):
     """As `locate`, but what is not found is a MiniVAEError that says what was looked for, and where."""
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        problem = "it is a file" if root.exists() else "there is no such folder"
+        problem = "it is a file, give the folder that holds it" if root.exists() else "there is no such folder"
         raise MiniVAEError(f"the data directory {root} cannot be used: {problem}")
     found = locate(collection, root)
     if found is None:
