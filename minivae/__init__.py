@@ -7,6 +7,7 @@ training. `minivae.data` and `minivae.plots` stand apart and are imported by tho
 
 
 from .backend import get_backend
+from .binarization import binarize
 from .bounds import ELBO, ImportanceWeighted
 from .checkpoint import load
 from .errors import Interrupted, MiniVAEError
@@ -41,6 +42,7 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Tanh",
+    "binarize",
     "fit",
     "from_torch_state_dict",
     "get_backend",

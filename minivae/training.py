@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import sys
 import time
 
@@ -9,12 +10,14 @@ import numpy as np
 
 from . import nonfinite
 from .backend import generator
+from .binarization import binarize as draw_pixels
+from .binarization import check_grey, thresholds
 from .errors import Interrupted, MiniVAEError
 from .files import atomic_write
 from .optimizers import ClipNorm, Optimizer, RMSprop
 from .state import TrainingState, ctrl_c, fingerprint
 from .stopping import EarlyStopping
-from .vae import FIT_NOISE, SHUFFLE, SPLIT, Losses
+from .vae import FIT_BINARIZATION, FIT_NOISE, SHUFFLE, SPLIT, Losses
 
 NOISE_VALUES = 1 << 20  # how many values of noise lie on the device at a time, at most
 
@@ -53,6 +56,26 @@ class Epoch:
         self.totals = xp.zeros(3, "float64")  # sums over these examples of loss, reconstruction, KL
 
 
+class Noise:
+    """A block of noise on the device, one row for each step to come; `now` is the current one, in its shape."""
+
+    def __init__(self, backend, shape, dtype):
+        self.backend = backend
+        n_values = math.prod(shape)
+        self.block = backend.xp.empty((max(1, NOISE_VALUES // n_values), n_values), dtype)
+        self._row = backend.xp.empty((1, n_values), dtype)
+        self.now = self._row.reshape(shape)
+
+    def refill(self, n_steps, draw):
+        """New rows for n_steps steps; draw(shape) gives them as a NumPy array."""
+        rows = draw((n_steps, self.block.shape[1])).astype(self.block.dtype, copy=False)
+        self.backend.upload(rows, out=self.block[:n_steps])
+
+    def move_to(self, row):
+        """Make row number `row`, an array (1,) on the device, the current one."""
+        self.backend.gather(self.block, row, out=self._row)
+
+
 class Step:
     """One optimizer step on one batch: gather, noise, passes, update, sums.
 
@@ -60,7 +83,7 @@ class Step:
     this code or a graph that was captured from it.
     """
 
-    def __init__(self, vae, optimizer, epoch, batch_size, samples):
+    def __init__(self, vae, optimizer, epoch, batch_size, samples, binarize=False):
         backend, xp = vae.backend, vae.xp
         self.vae, self.optimizer, self.epoch, self.batch_size = vae, optimizer, epoch, batch_size
         index_dtype = epoch.permutation.dtype
@@ -68,20 +91,24 @@ class Step:
         self.positions, self.index = xp.empty_like(self.offsets), xp.empty_like(self.offsets)
         self.rows = xp.empty((batch_size, vae.input_dim), epoch.data.dtype)
         self.x = xp.empty((batch_size, vae.input_dim), vae.dtype)
-        noise_shape = samples, batch_size, vae.latent_dim
-        n_values = samples * batch_size * vae.latent_dim
-        self.noise = xp.empty((max(1, NOISE_VALUES // n_values), n_values), vae.dtype)
         self.noise_row = xp.zeros(1, index_dtype)
-        self.eps_row = xp.empty((1, n_values), vae.dtype)
-        self.eps = self.eps_row.reshape(noise_shape)
+        self.noise = Noise(backend, (samples, batch_size, vae.latent_dim), vae.dtype)
+        self.eps = self.noise.now
+        self.thresholds = None
+        if binarize:
+            dtype = np.uint8 if self.rows.dtype == np.uint8 else np.float32
+            self.thresholds = Noise(backend, self.rows.shape, dtype)
+            self.white = xp.empty(self.rows.shape, bool)
         self.sums = xp.empty(3, vae.dtype)
         self.launch = backend.graph(self.run)
 
-    def refill(self, rng, n_steps):
-        """New noise for up to n_steps steps; returns for how many."""
-        n_steps = min(n_steps, len(self.noise))
-        noise = rng.standard_normal((n_steps, self.noise.shape[1]), np.float32)
-        self.vae.backend.upload(noise.astype(self.vae.dtype, copy=False), out=self.noise[:n_steps])
+    def refill(self, rng, n_steps, pixel_rng=None):
+        """New noise for up to n_steps steps, eps from `rng`, thresholds from `pixel_rng`; returns for how many."""
+        n_steps = min(n_steps, len(self.noise.block))
+        if self.thresholds:
+            n_steps = min(n_steps, len(self.thresholds.block))
+            self.thresholds.refill(n_steps, lambda shape: thresholds(pixel_rng, shape, self.rows.dtype))
+        self.noise.refill(n_steps, lambda shape: rng.standard_normal(shape, np.float32))
         self.noise_row.fill(0)
         return n_steps
 
@@ -90,8 +117,13 @@ class Step:
         xp.add(self.offsets, epoch.cursor, out=self.positions)
         gather(epoch.permutation, self.positions, out=self.index)
         gather(epoch.data, self.index, out=self.rows)
-        vae.to_unit(self.rows, x=self.x)
-        gather(self.noise, self.noise_row, out=self.eps_row)
+        if self.thresholds:
+            self.thresholds.move_to(self.noise_row)
+            xp.greater(self.rows, self.thresholds.now, out=self.white)
+            xp.copyto(self.x, self.white)
+        else:
+            vae.to_unit(self.rows, x=self.x)
+        self.noise.move_to(self.noise_row)
         terms = vae.losses_and_gradients(self.x, self.eps)
         self.optimizer.step()
         xp.sum(terms, axis=1, out=self.sums)
@@ -103,14 +135,14 @@ class Step:
 class Trainer:
     """The steps of one epoch, full batches and perhaps a short last one, over the given rows of the data."""
 
-    def __init__(self, vae, optimizer, x, batch_size, samples, seed, rows=None):
+    def __init__(self, vae, optimizer, x, batch_size, samples, seed, rows=None, binarize=False):
         self.vae, self.seed = vae, seed
         self.rows = np.arange(len(x)) if rows is None else rows
         self.epoch = Epoch(vae, x, len(self.rows))
         n_full, n_rest = divmod(len(self.rows), batch_size)
-        self.parts = [(Step(vae, optimizer, self.epoch, batch_size, samples), n_full)]
+        self.parts = [(Step(vae, optimizer, self.epoch, batch_size, samples, binarize), n_full)]
         if n_rest:
-            self.parts.append((Step(vae, optimizer, self.epoch, n_rest, samples), 1))
+            self.parts.append((Step(vae, optimizer, self.epoch, n_rest, samples, binarize), 1))
         self.batch_size, self.n_steps = batch_size, sum(n for _, n in self.parts)
         self.done, self.seconds = 0, 0.0  # of the present epoch
 
@@ -122,11 +154,11 @@ class Trainer:
         epoch.cursor.fill(self.done * self.batch_size)
         if not self.done:
             epoch.totals.fill(0)
-        rng = generator(self.seed, FIT_NOISE, number)
+        rng, pixel_rng = (generator(self.seed, purpose, number) for purpose in (FIT_NOISE, FIT_BINARIZATION))
         skip = self.done  # what these steps drew is drawn again, so that the others get what is theirs
         for step, left in self.parts:
             while left:
-                ready = step.refill(rng, left)
+                ready = step.refill(rng, left, pixel_rng)
                 left -= ready
                 passed = min(skip, ready)
                 skip -= passed
@@ -152,6 +184,7 @@ def fit(
     batch_size=100,
     optimizer=None,
     samples=1,
+    binarize=False,
     seed=None,
     validation_split=None,
     patience=None,
@@ -169,6 +202,8 @@ def fit(
                        on the NumPy backend
     optimizer        : RMSprop(1e-3) by default; it starts with fresh state
     samples          : L, the draws of z for each example in a step
+    binarize         : draw each training pixel as 0 or 1 with probability x (or x / 255), anew in every epoch;
+                       validation data are drawn once, as `mv.binarize` does
     seed             : keys shuffling and noise together with the epoch; None takes the model's
     validation_split : the share of x_train, drawn at random, to validate on instead of an x_val
     patience         : end when the validation loss has not fallen for so many epochs; in any case the model then
@@ -194,14 +229,17 @@ def fit(
     x_train = vae.check_input(x_train)
     rows, x_val = _validation_data(vae, x_train, x_val, validation_split, seed)
     _check_arguments(len(rows), epochs, batch_size, samples, optimizer, patience, x_val, checkpoint, resume)
+    if binarize:
+        check_grey(x_train)
+        x_val = None if x_val is None else draw_pixels(x_val)
     settings = {
         **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
-        **{"clip_norm": clip_norm, "optimizer": optimizer, "validation_split": validation_split},
+        **{"binarize": binarize, "clip_norm": clip_norm, "optimizer": optimizer, "validation_split": validation_split},
         **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
     }
     optimizer = optimizer if clip_norm is None else ClipNorm(optimizer, clip_norm)
     optimizer.attach(vae.parameters, vae.gradients)
-    trainer = Trainer(vae, optimizer, x_train, batch_size, samples, seed, rows)
+    trainer = Trainer(vae, optimizer, x_train, batch_size, samples, seed, rows, binarize)
     state = TrainingState(vae, optimizer, trainer, History(), patience and EarlyStopping(vae, patience), settings)
     if checkpoint is not None:
         state.begin(checkpoint, resume)

@@ -16,6 +16,7 @@ from .posteriors import DiagonalGaussian, Posterior
 
 # The second word of the key of each generator, so that no two purposes share random numbers.
 CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SPLIT = range(1, 8)
+BINARIZATION, FIT_BINARIZATION = 8, 9
 
 # Decoder rows at a time outside training: enough for speed, few enough for memory.
 INFERENCE_ROWS, LIKELIHOOD_ROWS = 1000, 5000
