@@ -41,6 +41,7 @@ def training_parser(description, out, datasets, **defaults):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=at_least_1, help="use only the first examples of each part")
     parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
     parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
     parser.set_defaults(**defaults)
     return parser
@@ -68,6 +69,11 @@ def check_writable(folder):
     with atomic_write(folder / ".writable"):
         pass
     (folder / ".writable").unlink()
+
+
+def kept(arguments):
+    """The arguments of `fit` that keep a training in `--out`, and with `--resume` go on with what is there."""
+    return {"checkpoint": arguments.out / "checkpoint.safetensors", "resume": arguments.resume}
 
 
 def print_epoch(epochs):
@@ -109,9 +115,15 @@ def save_figures(arguments, **figures):
 
 
 def command(main):
-    """Run an example's `main`; bad input ends with one line and exit status 2."""
+    """Run an example's `main`; bad input ends with one line and exit status 2, Ctrl-C with one line and 130."""
     try:
         main()
+    except mv.Interrupted as error:
+        print(f"{error}: add --resume to the same command", file=sys.stderr)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except mv.MiniVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

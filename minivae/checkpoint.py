@@ -3,13 +3,14 @@
 The file is safetensors or, where its name ends in ".npz", NumPy's npz. Neither can hold code, so a stranger's file
 is safe to open. Its tensors are those of `vae.parameters` under their own names ("encoder.0.W", of shape
 (n_in, n_out)), C-contiguous, in the model's dtype; a training keeps more of them, called "extra.(name)". Beside the
-tensors (in safetensors: in the metadata) stand two texts:
+tensors (in safetensors: in the metadata) stands one text, "minivae", in JSON:
 
-    minivae  the record, in JSON:
-               format   1, counted up when this layout changes
-               version  of the minivae that wrote the file
-               model    the arguments that make the model again, see `describe`
-    crc32    in hexadecimal, of the record and then of the bytes of each tensor, in the order of their names
+    format   1, counted up when this layout changes
+    version  of the minivae that wrote the file
+    model    the arguments that make the model again, see `describe`
+    crc32    of this text without this entry, and then of the bytes of each tensor in the order of their names
+
+The same model always makes the same bytes.
 """
 
 import inspect
@@ -29,7 +30,7 @@ from .parameters import Module
 from .vae import VAE
 
 FORMAT = 1
-RECORD, CHECKSUM = "minivae", "crc32"
+RECORD = "minivae"
 EXTRA = "extra."
 
 
@@ -161,15 +162,15 @@ def write(path, arrays, record):
     from . import __version__
 
     arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors ignores strides
-    text = json.dumps({"format": FORMAT, "version": __version__} | record)
-    texts = {RECORD: text, CHECKSUM: _checksum(text, arrays)}
+    record = {"format": FORMAT, "version": __version__} | record
+    text = json.dumps(record | {"crc32": _crc32(record, arrays)})
     if os.fspath(path).endswith(".npz"):
         with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, **arrays, **{name: np.array(text) for name, text in texts.items()})
+            np.savez(file, allow_pickle=False, **arrays, **{RECORD: np.array(text)})
     else:
         from safetensors.numpy import save as to_bytes
 
-        content = to_bytes(arrays, metadata=texts)
+        content = to_bytes(arrays, metadata={RECORD: text})
         with atomic_write(path) as file:
             file.write(content)
 
@@ -182,14 +183,15 @@ def read(path):
     try:
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK"
-        arrays, texts = (_read_npz if is_zip else _read_safetensors)(path)
+        arrays, text = (_read_npz if is_zip else _read_safetensors)(path)
     except OSError as error:
         raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
-    if RECORD not in texts:
+    if text is None:
         raise MiniVAEError(f"{path} is no checkpoint of minivae: it has no record of a model")
-    if texts.get(CHECKSUM) != _checksum(texts[RECORD], arrays):
+    record = _parse(path, text)
+    if record.pop("crc32", None) != _crc32(record, arrays):
         raise MiniVAEError(f"{path} is damaged: its checksum is not that of its contents")
-    return arrays, _parse(path, texts[RECORD])
+    return arrays, record
 
 
 def _parse(path, text):
@@ -208,11 +210,11 @@ def _parse(path, text):
     return record
 
 
-def _checksum(text, arrays):
-    crc32 = zlib.crc32(text.encode())
+def _crc32(record, arrays):
+    crc32 = zlib.crc32(json.dumps(record).encode())
     for name in sorted(arrays):
         crc32 = zlib.crc32(np.ascontiguousarray(arrays[name]), crc32)
-    return f"{crc32:08x}"
+    return crc32
 
 
 def _read_safetensors(path):
@@ -220,7 +222,7 @@ def _read_safetensors(path):
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(RECORD)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
 
@@ -231,4 +233,4 @@ def _read_npz(path):
             arrays = {name: members[name] for name in members.files}
     except (ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
-    return arrays, {name: str(arrays.pop(name)) for name in (RECORD, CHECKSUM) if name in arrays}
+    return arrays, str(arrays.pop(RECORD)) if RECORD in arrays else None

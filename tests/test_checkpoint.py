@@ -64,6 +64,9 @@ def x():
 def test_a_model_comes_back_the_same(path, x, options):
     vae = make(**options)
     vae.save(path)
+    content = path.read_bytes()
+    vae.save(path)
+    assert path.read_bytes() == content
     again = mv.load(path)
     assert {name: view.tolist() for name, view in again.parameters.items()} == {
         name: view.tolist() for name, view in vae.parameters.items()

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,28 @@ def test_bad_arguments_leave_earlier_results_alone(arguments, message, tmp_path)
     assert message in process.stderr
     assert (tmp_path / "runs" / "metrics.csv").read_text() == "earlier"
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["metrics.csv"]
+
+
+def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
+    """Stopped by SIGINT after the first epoch was printed, the run says how to go on, and then does."""
+    arguments = ["--dataset", "sample", "--backend", "numpy", "--out", str(tmp_path), "--epochs", "3", "--hidden", "64"]
+    command = [sys.executable, str(ROOT / "examples" / "train_mnist.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
+        while not run.stdout.readline().startswith("epoch 1/3"):
+            assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        _, message = run.communicate(timeout=100)
+    assert run.returncode == 130
+    assert re.search(r"stopped (in|after) epoch .* kept in .*checkpoint.safetensors.*add --resume", message)
+    assert not (tmp_path / "metrics.csv").exists()
+    train(tmp_path, "--epochs", 3, "--hidden", 64, "--no-plots", "--resume")
+
+    def metrics(folder):
+        rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+        return [row[:1] + row[2:] for row in rows]
+
+    assert metrics(tmp_path) == metrics(finished[0])
+    assert (tmp_path / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
