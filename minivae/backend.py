@@ -54,6 +54,10 @@ class NumpyBackend:
         """out[i] = rows[index[i]]; every index must be in range, which is the caller's promise."""
         np.take(rows, index, axis=0, out=out, mode="clip")  # "clip" is three times as fast as "raise"
 
+    def fuse(self, function):
+        """A function that does what `function(xp, ...)` does, as one pass over the arrays where that can be."""
+        return function
+
     def graph(self, step):
         """A function that does what `step()` does, as one launch where the device can (a CUDA graph).
 
@@ -106,6 +110,10 @@ class CupyBackend:
         """out[i] = rows[index[i]]; every index must be in range, which is the caller's promise."""
         self.xp.take(rows, index, axis=0, out=out)
 
+    def fuse(self, function):
+        """A function that does what `function(xp, ...)` does, as one kernel: elementwise operations only."""
+        return _Fused(self.xp, function)
+
     def graph(self, step):
         """A function that does what `step()` does, as one launch where the device can (a CUDA graph).
 
@@ -119,6 +127,28 @@ class CupyBackend:
     def synchronize(self):
         """Wait until the device has finished."""
         self.xp.cuda.Device().synchronize()
+
+
+class _Fused:
+    """A chain of elementwise operations as one kernel, for each set of arguments that are no arrays."""
+
+    def __init__(self, xp, function):
+        self._xp, self._function, self._kernels = xp, function, {}
+
+    def __call__(self, xp, *operands, **named):
+        arrays = {name: value for name, value in named.items() if hasattr(value, "dtype")}
+        constants = {name: value for name, value in named.items() if name not in arrays}
+        key = (*arrays, *constants.items())
+        if key not in self._kernels:
+            self._kernels[key] = self._kernel(len(operands), tuple(arrays), constants)
+        self._kernels[key](*operands, *arrays.values())
+
+    def _kernel(self, n_operands, names, constants):
+        def body(*values):  # CuPy fuses functions of positional arguments only
+            named = dict(zip(names, values[n_operands:], strict=True))
+            self._function(self._xp, *values[:n_operands], **named, **constants)
+
+        return self._xp.fuse(body)
 
 
 class _Captured:

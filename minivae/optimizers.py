@@ -12,6 +12,8 @@ from .errors import MiniVAEError
 class Optimizer:
     """What all share: the learning rate, kept in `state["lr"]` (1,), which may be changed between steps."""
 
+    rule = None  # the pure function that makes one update
+
     def __init__(self, lr):
         self._lr = self._positive("lr", lr)
 
@@ -29,6 +31,7 @@ class Optimizer:
         self.work = xp.empty_like(self.values)
         self.rate = xp.empty(1, self.values.dtype)
         self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
+        self.update = parameters.backend.fuse(self.rule)
 
     def fresh_state(self):
         return {}
@@ -43,11 +46,22 @@ class Optimizer:
         self.state["lr"].fill(self._lr)
 
 
+def sgd_update(xp, g, *, p, rate, work):
+    """p -= rate g.
+
+    g, p, work : (P,), p updated and work overwritten;  rate : (1,)
+    """
+    xp.multiply(g, rate, out=work)
+    xp.subtract(p, work, out=p)
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum if wanted.
 
     velocity = momentum velocity + g,   p -= lr velocity
     """
+
+    rule = staticmethod(sgd_update)
 
     def __init__(self, lr=1e-2, momentum=0.0):
         super().__init__(lr)
@@ -64,8 +78,22 @@ class SGD(Optimizer):
             direction = self.state["velocity"]
             xp.multiply(direction, self.momentum, out=direction)
             xp.add(direction, self.gradients, out=direction)
-        xp.multiply(direction, self.state["lr"], out=work)
-        xp.subtract(self.values, work, out=self.values)
+        self.update(xp, direction, p=self.values, rate=self.state["lr"], work=work)
+
+
+def rmsprop_update(xp, g, *, p, w, rate, rho, eps, work):
+    """w = rho w + g^2 + eps,   p -= rate g / sqrt(w).
+
+    g, p, w, work : (P,), p and w updated and work overwritten;  rate : (1,);  rho, eps : floats
+    """
+    xp.multiply(g, g, out=work)
+    xp.add(work, eps, out=work)
+    xp.multiply(w, rho, out=w)
+    xp.add(w, work, out=w)
+    xp.sqrt(w, out=work)
+    xp.divide(g, work, out=work)
+    xp.multiply(work, rate, out=work)
+    xp.subtract(p, work, out=p)
 
 
 class RMSprop(Optimizer):
@@ -81,6 +109,8 @@ class RMSprop(Optimizer):
     Source: Tieleman & Hinton 2012, lecture 6e.
     """
 
+    rule = staticmethod(rmsprop_update)
+
     def __init__(self, lr=1e-3, rho=0.9, eps=1e-7):
         super().__init__(lr)
         self.rho, self.eps = self._positive("rho", rho, below=1), self._positive("eps", eps)
@@ -89,16 +119,27 @@ class RMSprop(Optimizer):
         return {"w": self.xp.full_like(self.values, self.eps / (1 - self.rho))}
 
     def step(self):
-        xp, work, g, w = self.xp, self.work, self.gradients, self.state["w"]
-        xp.multiply(g, g, out=work)
-        xp.add(work, self.eps, out=work)
-        xp.multiply(w, self.rho, out=w)
-        xp.add(w, work, out=w)
-        xp.sqrt(w, out=work)
-        xp.divide(g, work, out=work)
+        xp = self.xp
         xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
-        xp.multiply(work, self.rate, out=work)
-        xp.subtract(self.values, work, out=self.values)
+        parts = {"p": self.values, "w": self.state["w"], "rate": self.rate, "work": self.work}
+        self.update(xp, self.gradients, **parts, rho=self.rho, eps=self.eps)
+
+
+def adam_update(xp, g, *, p, m, v, rate, c_eps, beta1, beta2, work):
+    """m = beta1 m + g,   v = beta2 v + g^2,   p -= rate m / (sqrt(v) + c_eps).
+
+    g, p, m, v, work : (P,), p, m and v updated and work overwritten;  rate, c_eps : (1,);  beta1, beta2 : floats
+    """
+    xp.multiply(m, beta1, out=m)
+    xp.add(m, g, out=m)
+    xp.multiply(g, g, out=work)
+    xp.multiply(v, beta2, out=v)
+    xp.add(v, work, out=v)
+    xp.sqrt(v, out=work)
+    xp.add(work, c_eps, out=work)
+    xp.divide(m, work, out=work)
+    xp.multiply(work, rate, out=work)
+    xp.subtract(p, work, out=p)
 
 
 class Adam(Optimizer):
@@ -113,6 +154,8 @@ class Adam(Optimizer):
     the step is then  lr (1 - beta1) c / (1 - beta1^t) m / (sqrt(v) + c eps).
     Source: Kingma & Ba 2015, algorithm 1.
     """
+
+    rule = staticmethod(adam_update)
 
     def __init__(self, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
         super().__init__(lr)
@@ -149,19 +192,10 @@ class Adam(Optimizer):
         xp.multiply(self.c, self.state["lr"], out=self.rate, dtype="float64")
 
     def step(self):
-        xp, work, g = self.xp, self.work, self.gradients
-        m, v = self.state["m"], self.state["v"]
         self._scalars()
-        xp.multiply(m, self.beta1, out=m)
-        xp.add(m, g, out=m)
-        xp.multiply(g, g, out=work)
-        xp.multiply(v, self.beta2, out=v)
-        xp.add(v, work, out=v)
-        xp.sqrt(v, out=work)
-        xp.add(work, self.c_eps, out=work)
-        xp.divide(m, work, out=work)
-        xp.multiply(work, self.rate, out=work)
-        xp.subtract(self.values, work, out=self.values)
+        parts = {"p": self.values, "m": self.state["m"], "v": self.state["v"], "work": self.work}
+        scalars = {"rate": self.rate, "c_eps": self.c_eps, "beta1": self.beta1, "beta2": self.beta2}
+        self.update(self.xp, self.gradients, **parts, **scalars)
 
 
 def clip_by_norm(xp, gradients, *, limit, norm, work):
