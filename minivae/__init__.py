@@ -11,6 +11,7 @@ from .binarization import binarize
 from .bounds import ELBO, ImportanceWeighted
 from .checkpoint import load
 from .errors import Interrupted, MiniVAEError
+from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .gradcheck import gradcheck
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .likelihoods import Bernoulli, Gaussian
@@ -31,12 +32,15 @@ __all__ = [
     "Bernoulli",
     "Dense",
     "DiagonalGaussian",
+    "FlowPosterior",
     "Gaussian",
     "History",
     "ImportanceWeighted",
     "Interrupted",
+    "InverseAutoregressive",
     "Losses",
     "MiniVAEError",
+    "Planar",
     "RMSprop",
     "ReLU",
     "Sequential",

@@ -12,6 +12,7 @@ import numpy as np
 from .backend import generator
 from .bounds import ELBO, ImportanceWeighted
 from .errors import MiniVAEError
+from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .likelihoods import Bernoulli, Gaussian
 from .parameters import allocate
@@ -142,7 +143,7 @@ def check_posterior(backend, posterior, stats_dim, part, L=3, B=4):
 
     def forward():
         z = posterior.sample(stats, eps)
-        return [{"z": lambda: z, "kl": posterior.kl, "log_q": posterior.log_prob}[part]()]
+        return [z if part == "z" else posterior.kl() if part == "kl" else posterior.log_prob()]
 
     def backward(cotangents):
         given = {"d" + part: cotangents[0]}
@@ -151,6 +152,22 @@ def check_posterior(backend, posterior, stats_dim, part, L=3, B=4):
     names = {"z": "reparameterization", "kl": "analytic KL", "log_q": "log q(z given x)"}
     name = f"{type(posterior).__name__}: {names[part]}"
     return compare(name, backend, {"stats": stats, **parameters}, forward, backward, [rng.standard_normal(shape)])
+
+
+def check_flow(backend, flow, name, N=5):
+    """z' and log_det of a flow as functions of z, the context and the parameters."""
+    rng = generator(7)
+    parameters, gradients = allocate({"flow": flow}, backend, "float64", seed=0)
+    parameters.load({key: rng.standard_normal(view.shape) for key, view in parameters.items()})
+    z, context = (backend.asarray(rng.standard_normal((N, width))) for width in (flow.dim, flow.context))
+
+    def backward(cotangents):
+        dz, dcontext = flow.backward(*cotangents)
+        return {"z": dz, "context": dcontext, **gradients}
+
+    arrays = {"z": z, "context": context} if flow.context else {"z": z}
+    cotangents = [rng.standard_normal((N, flow.dim)), rng.standard_normal((N, 1))]
+    return compare(name, backend, arrays | dict(parameters), lambda: flow.forward(z, context), backward, cotangents)
 
 
 def check_likelihood(backend, likelihood, x, name=None, L=3):
@@ -187,8 +204,8 @@ def check_bound(backend, bound, name, kl_shape, L=3, B=4):
     )
 
 
-def check_vae(backend, name, L, **parts):
-    """A small VAE as a whole."""
+def check_vae(backend, name, L, limit=None, **parts):
+    """A small VAE as a whole, or at most `limit` entries of each of its parameters."""
     rng = generator(5)
     vae = VAE(
         encoder=[Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)],
@@ -198,9 +215,15 @@ def check_vae(backend, name, L, **parts):
         dtype="float64",
         **parts,
     )
-    result = gradcheck(vae, rng.random((5, 12)), rng.standard_normal((L, 5, 3)), limit=None)
+    result = gradcheck(vae, rng.random((5, 12)), rng.standard_normal((L, 5, 3)), limit)
     result.name = name
     return result
+
+
+def small_flows():
+    """Three dimensions, nine statistics."""
+    flows = [InverseAutoregressive(3, 5, context=2), Planar(3), InverseAutoregressive(3, 5, context=1, reverse=True)]
+    return FlowPosterior(flows)
 
 
 def checks():
@@ -215,6 +238,13 @@ def checks():
         "reparameterization": lambda b: check_posterior(b, DiagonalGaussian(), 6, "z"),
         "analytic KL": lambda b: check_posterior(b, DiagonalGaussian(), 6, "kl"),
         "log q": lambda b: check_posterior(b, DiagonalGaussian(), 6, "log_q"),
+        "planar": lambda b: check_flow(b, Planar(3), "planar flow"),
+        "IAF": lambda b: check_flow(b, InverseAutoregressive(4, 6), "inverse autoregressive flow"),
+        "IAF context": lambda b: check_flow(
+            b, InverseAutoregressive(4, 6, context=2, reverse=True), "inverse autoregressive flow, context, reversed"
+        ),
+        "flows z": lambda b: check_posterior(b, small_flows(), 9, "z"),
+        "flows log q": lambda b: check_posterior(b, small_flows(), 9, "log_q"),
         "Bernoulli": lambda b: check_likelihood(b, Bernoulli(), pixels),
         "Gaussian": lambda b: check_likelihood(b, Gaussian(std=0.5), pixels),
         "ELBO": lambda b: check_bound(b, ELBO(), "ELBO, analytic KL", (4,)),
@@ -224,6 +254,9 @@ def checks():
         "VAE L=3": lambda b: check_vae(b, "VAE, L = 3", 3),
         "VAE Monte-Carlo KL": lambda b: check_vae(b, "VAE, Monte-Carlo KL, L = 3", 3, kl="monte-carlo"),
         "VAE importance-weighted": lambda b: check_vae(b, "VAE, importance-weighted", 3, bound=ImportanceWeighted()),
+        "VAE flows": lambda b: check_vae(
+            b, "VAE, planar flow", 2, limit=8, posterior=FlowPosterior([Planar(3)]), bound=ImportanceWeighted()
+        ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
     }
 

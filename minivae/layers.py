@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from .errors import MiniVAEError
-from .parameters import Module
+from .parameters import Composite, Module
 
 
 class Layer(Module):
@@ -204,7 +204,7 @@ class Tanh(Layer):
 # ------------------------------------------------------------------------------------------------- Sequential
 
 
-class Sequential(Layer):
+class Sequential(Composite, Layer):
     """Layers one after another; the parameters of layer i are called "i.W", "i.b".
 
     needs_dx : False when nobody reads the gradient of the input; backward then stops at the first layer that
@@ -223,17 +223,8 @@ class Sequential(Layer):
         self.needs_dx = needs_dx
         self.input_shape = next((layer.input_shape for layer in self.layers if layer.input_shape), None)
 
-    def shapes(self):
-        return {
-            f"{i}.{key}": shape for i, layer in enumerate(self.layers) for key, shape in layer.shapes().items()
-        }
-
-    def initial(self, rng):
-        return {
-            f"{i}.{key}": value
-            for i, layer in enumerate(self.layers)
-            for key, value in layer.initial(rng).items()
-        }
+    def parts(self):
+        return {str(i): layer for i, layer in enumerate(self.layers)}
 
     def output_shape(self, input_shape):
         for layer in self.layers:
@@ -242,10 +233,10 @@ class Sequential(Layer):
 
     def attach(self, name, backend, parameters, gradients):
         needs_dx = self.needs_dx
-        for i, layer in enumerate(self.layers):
+        for layer in self.layers:
             layer.needs_dx = needs_dx
-            layer.attach(f"{name}.{i}", backend, parameters, gradients)
             needs_dx = needs_dx or bool(layer.shapes())
+        super().attach(name, backend, parameters, gradients)
 
     def forward(self, x):
         for layer in self.layers:

@@ -106,13 +106,35 @@ class Module:
         return {}
 
     def attach(self, name, backend, parameters, gradients):
-        self.name = name
-        self.backend = backend
-        self.xp = backend.xp
-        self.buffers = Buffers(backend.xp, parameters.dtype)
+        self._use(name, backend, parameters.dtype)
         for key in self.shapes():
             setattr(self, key, parameters[f"{name}.{key}"])
             setattr(self, "d" + key, gradients[f"{name}.{key}"])
+
+    def _use(self, name, backend, dtype):
+        self.name, self.backend, self.xp = name, backend, backend.xp
+        self.buffers = Buffers(backend.xp, dtype)
+
+
+class Composite(Module):
+    """A module made of others: the parameter "W" of the part called "0" is "0.W"."""
+
+    def parts(self):
+        """The modules by name."""
+        raise NotImplementedError
+
+    def shapes(self):
+        return {f"{name}.{key}": shape for name, part in self.parts().items() for key, shape in part.shapes().items()}
+
+    def initial(self, rng):
+        return {
+            f"{name}.{key}": value for name, part in self.parts().items() for key, value in part.initial(rng).items()
+        }
+
+    def attach(self, name, backend, parameters, gradients):
+        self._use(name, backend, parameters.dtype)
+        for key, part in self.parts().items():
+            part.attach(f"{name}.{key}", backend, parameters, gradients)
 
 
 def allocate(modules, backend, dtype, seed):
