@@ -316,9 +316,21 @@ class VAE:
             means.append(np.array(self.backend.to_host(mean)))
         return np.concatenate(means)
 
-    def reconstruct(self, x):
-        """The mean of p(x given z) at z = the posterior mean, (N, X)."""
-        return self.decode(self.encode(x)[0])
+    def reconstruct(self, x, eps=None):
+        """The mean of p(x given z) at z = the posterior mean, (N, X).
+
+        eps : noise (L, N, D) or (N, D); the mean is then taken at these draws of z from q(z given x): (L, N, X)
+        """
+        if eps is None:
+            return self.decode(self.encode(x)[0])
+        x = self.check_input(x)
+        eps = self._check_eps(eps, len(x))
+        z, start = np.empty(eps.shape, self.dtype), 0
+        for batch in self._batches(x, INFERENCE_ROWS):
+            rows = np.s_[:, start : start + len(batch)]
+            z[rows] = self.backend.to_host(self.posterior.sample(self.encoder.forward(batch), eps[rows]))
+            start += len(batch)
+        return self.decode(z.reshape(-1, self.latent_dim)).reshape(*eps.shape[:2], -1)
 
     def sample(self, n, seed=None):
         """The means of p(x given z), (n, X), at n draws of z from the prior; seed=None takes the model's seed."""
@@ -353,6 +365,12 @@ class VAE:
         if not isinstance(samples, (int, np.integer)) or samples < 1:
             raise MiniVAEError(f"samples should be an integer of at least 1, got {samples!r}")
         return int(samples)
+
+    def summary(self):
+        """Print a table of the layers with the shapes of their outputs and their numbers of parameters."""
+        from .summary import summary
+
+        print(summary(self))
 
     def save(self, path):
         """Write weights and architecture to one safetensors file; `minivae.load(path)` reads it back."""

@@ -57,6 +57,15 @@ def test_each_sample_and_example_has_its_own_noise():
     assert len(np.unique(eps)) == eps.size
 
 
+def test_reconstructions_from_noise_are_decoded_draws_of_z():
+    vae = mv.VAE([mv.Dense(4, 6)], [mv.Dense(3, 4)], dtype="float64")
+    rng = np.random.default_rng(0)
+    x, eps = rng.random((1203, 4)), rng.standard_normal((2, 1203, 3))
+    mu, log_var = vae.encode(x)
+    for draw, noise in zip(vae.reconstruct(x, eps), eps, strict=True):
+        np.testing.assert_allclose(draw, vae.decode(mu + np.exp(log_var / 2) * noise))
+
+
 def test_bernoulli_log_prob_is_that_of_scipy():
     rng = np.random.default_rng(1)
     x, logits = rng.integers(0, 2, (4, 6)).astype(float), rng.normal(0, 3, (8, 6))

@@ -1,0 +1,62 @@
+"""A model as a table: its layers, the shapes of what they give, and how many parameters they hold."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of the encoder or the decoder, or another part that has parameters."""
+
+    part: str
+    name: str
+    layer: str
+    output: tuple  # the shape of one row
+    parameters: int
+
+
+def rows(vae):
+    """The Rows of a model: the encoder's layers, the posterior's samples, the decoder's layers, other parts."""
+    table = _layer_rows(vae, "encoder", vae.encoder)
+    table.append(_other_row(vae, "posterior", vae.posterior, (vae.latent_dim,)))
+    table += _layer_rows(vae, "decoder", vae.decoder)
+    table.append(_other_row(vae, "likelihood", vae.likelihood, (vae.input_dim,)))
+    return table
+
+
+def shape_text(shape):
+    """The shape of a batch of such rows, "(B, 784)" for (784,)."""
+    return f"({', '.join(['B', *map(str, shape)])})"
+
+
+def summary(vae):
+    """A text table of a model's layers, the shapes of their outputs, and their parameter counts.
+
+    B stands for the batch. The last lines count the encoder's, the decoder's and all parameters.
+    """
+    table = rows(vae)
+    lines = [("layer", "kind", "output", "parameters")]
+    lines += [(row.name, row.layer, shape_text(row.output), f"{row.parameters:,}") for row in table]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join((*map(str.ljust, line[:3], widths), line[3].rjust(widths[3]))) for line in lines]
+    rule = "-" * len(text[0])
+    counts = [f"{part} {count:,}" for part in ("encoder", "decoder", "posterior", "likelihood")
+              if (count := sum(row.parameters for row in table if row.part == part))]
+    total = f"{vae.parameters.flat.size:,} parameters of {vae.dtype.name}: {' + '.join(counts)}"
+    return "\n".join([text[0], rule, *text[1:], rule, total])
+
+
+def _layer_rows(vae, part, sequential):
+    table, shape = [], sequential.input_shape
+    for i, layer in enumerate(sequential.layers):
+        shape = layer.output_shape(shape)
+        name = f"{part}.{i}"
+        table.append(Row(part, name, type(layer).__name__, shape, _count(vae, name)))
+    return table
+
+
+def _other_row(vae, part, module, output):
+    return Row(part, part, type(module).__name__, output, _count(vae, part))
+
+
+def _count(vae, name):
+    return sum(values.size for key, values in vae.parameters.items() if key.startswith(f"{name}."))
