@@ -5,6 +5,8 @@ from minivae.training import Trainer
 
 
 class MiniVAE:
+    backend = "numpy"
+
     def __init__(self, workload, weights, images, threads):
         depth = len(workload.encoder)
         likelihood, last = mv.Bernoulli(), []
@@ -14,6 +16,7 @@ class MiniVAE:
             encoder=self.layers(weights[:depth]),
             decoder=self.layers(weights[depth:]) + last,
             likelihood=likelihood,
+            backend=self.backend,
         )
         for view, value in zip(
             self.vae.parameters.values(), (tensor for layer in weights for tensor in layer), strict=True
@@ -46,3 +49,7 @@ class MiniVAE:
                 step.launch()
             left -= ready
         return epoch.totals[0] / order.size
+
+
+class MiniVAENumba(MiniVAE):
+    backend = "numba"

@@ -12,7 +12,7 @@ round, and what is quoted are medians and ratios within the run.
 """
 
 import argparse
-import importlib
+import importlib.util
 import multiprocessing
 import os
 import platform
@@ -145,6 +145,8 @@ def main():
     frameworks = [name for name in options.peers.split(",") if name]
     peers = {arm: ("peers", peer.__name__) for name in frameworks for arm, peer in PEERS[name].items()}
     arms = {"limit": ("peers", "Limit"), "minivae": ("minivae_arm", "MiniVAE"), **peers}
+    if importlib.util.find_spec("numba"):
+        arms["minivae, numba"] = ("minivae_arm", "MiniVAENumba")
     print(machine(frameworks))
     for threads in map(int, options.threads.split(",")):
         for name in options.workloads.split(","):

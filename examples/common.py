@@ -27,7 +27,8 @@ def training_parser(description, out, datasets, **defaults):
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--backend", choices=("auto", "numpy", "cupy"), default="auto", help="where arrays live")
+    backends = ("auto", "numpy", "numba", "cupy")
+    parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--data-dir", help="a folder that has the data set; otherwise $MINIVAE_DATA or a download")
     parser.add_argument("--epochs", type=at_least_1, default=50)

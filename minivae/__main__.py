@@ -1,4 +1,4 @@
-"""The command line: `python -m minivae gradcheck [--backend {auto,numpy,cupy}]`."""
+"""The command line: `python -m minivae gradcheck [--backend {auto,numpy,numba,cupy}]`."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def main(argv=None):
     gradcheck = commands.add_parser(
         "gradcheck", help="check every backward pass against central differences, in float64"
     )
-    gradcheck.add_argument("--backend", choices=("auto", "numpy", "cupy"), default="numpy")
+    gradcheck.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="numpy")
     arguments = parser.parse_args(argv)
     try:
         backend = get_backend(arguments.backend)

@@ -70,6 +70,25 @@ class NumpyBackend:
         """Wait until the device has finished."""
 
 
+class NumbaBackend(NumpyBackend):
+    """Arrays in main memory; the optimizers' updates as loops that Numba compiled."""
+
+    name = "numba"
+
+    def __init__(self, reason="asked for by name"):
+        super().__init__(reason)
+        try:
+            from . import _numba
+        except ImportError:
+            raise MiniVAEError(
+                'backend "numba" needs Numba: pip install "minivae[numba]", or take backend "numpy"'
+            ) from None
+        self._compiled = _numba
+
+    def fuse(self, function):
+        return getattr(self._compiled, function.__name__, function)
+
+
 class CupyBackend:
     """Arrays on the current GPU.
 
@@ -240,7 +259,7 @@ def _last_line(error):
 
 
 def get_backend(name="auto", *, tf32=False):
-    """The backend called "numpy" or "cupy"; "auto" takes a usable GPU, else NumPy.
+    """The backend called "numpy", "numba" or "cupy"; "auto" takes a usable GPU, else NumPy.
 
     tf32 : let a GPU round the operands of float32 products to TF32: about 3e-4 relative error, and faster
 
@@ -249,10 +268,12 @@ def get_backend(name="auto", *, tf32=False):
     """
     if isinstance(name, (NumpyBackend, CupyBackend)):
         return name
-    if not isinstance(name, str) or name not in ("numpy", "cupy", "auto"):
-        raise MiniVAEError(f'unknown backend {name!r}: expected "numpy", "cupy" or "auto"')
+    if not isinstance(name, str) or name not in ("numpy", "numba", "cupy", "auto"):
+        raise MiniVAEError(f'unknown backend {name!r}: expected "numpy", "numba", "cupy" or "auto"')
     if name == "numpy":
         return NumpyBackend()
+    if name == "numba":
+        return NumbaBackend()
     if name == "cupy":
         return _gpu_backend(tf32, "asked for by name")
     try:

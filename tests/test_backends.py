@@ -287,5 +287,5 @@ def test_a_backend_is_given_back_as_it_is(backend):
 
 @pytest.mark.parametrize("name", ["cuda", "", "NumPy", None, 0, np, np.array(["numpy"])])
 def test_an_unknown_backend(name):
-    with pytest.raises(MiniVAEError, match='expected "numpy", "cupy" or "auto"'):
+    with pytest.raises(MiniVAEError, match='expected "numpy", "numba", "cupy" or "auto"'):
         mv.get_backend(name)

@@ -66,7 +66,7 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
         (lambda: vae(kl="exact"), 'kl should be "analytic", "monte-carlo" or None'),
         (lambda: vae(kl="analytic", bound=mv.ImportanceWeighted()), "has no analytic KL"),
         (lambda: vae(likelihood="bernoulli"), r"likelihood should be an instance such as .*\(\), got 'bernoulli'"),
-        (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "cupy" or "auto"'),
+        (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "numba", "cupy" or "auto"'),
         (lambda: mv.Gaussian(std=0), "std must be positive"),
         (lambda: mv.Adam(lr=0), r"Adam: lr should lie in \(0, inf\), got 0"),
         (lambda: mv.RMSprop(rho=1), r"rho should lie in \(0, 1\), got 1"),
