@@ -1,7 +1,7 @@
 """minivae: variational autoencoders with every gradient written by hand, on NumPy and on CuPy.
 
-Read it in this order: backend, parameters, layers, divergences, likelihoods, posteriors, bounds, vae, optimizers,
-training. `minivae.data` and `minivae.plots` stand apart and are imported by those who use them.
+Read it in this order: backend, parameters, layers, conv, divergences, likelihoods, posteriors, bounds, vae,
+optimizers, training. `minivae.data` and `minivae.plots` stand apart and are imported by those who use them.
 """
 
 
@@ -10,6 +10,7 @@ from .backend import get_backend
 from .binarization import binarize
 from .bounds import ELBO, ImportanceWeighted
 from .checkpoint import load
+from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .errors import Interrupted, MiniVAEError
 from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .gradcheck import gradcheck
@@ -30,8 +31,11 @@ __all__ = [
     "VAE",
     "Adam",
     "Bernoulli",
+    "Conv2d",
+    "ConvTranspose2d",
     "Dense",
     "DiagonalGaussian",
+    "Flatten",
     "FlowPosterior",
     "Gaussian",
     "History",
@@ -43,6 +47,7 @@ __all__ = [
     "Planar",
     "RMSprop",
     "ReLU",
+    "Reshape",
     "Sequential",
     "Sigmoid",
     "Tanh",

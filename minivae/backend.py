@@ -26,6 +26,7 @@ class NumpyBackend:
 
     name = "numpy"
     xp = np
+    workspace = 4 << 20  # bytes of work arrays that are best used a piece at a time: what the caches hold
 
     def __init__(self, reason="asked for by name"):
         self.reason = reason
@@ -97,6 +98,7 @@ class CupyBackend:
     """
 
     name = "cupy"
+    workspace = 64 << 20  # as for NumPy, but large: few launches matter more than caches
 
     def __init__(self, xp, products, reason="asked for by name"):
         self.xp = xp

@@ -11,6 +11,7 @@ import numpy as np
 
 from .backend import generator
 from .bounds import ELBO, ImportanceWeighted
+from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .errors import MiniVAEError
 from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
@@ -207,15 +208,10 @@ def check_bound(backend, bound, name, kl_shape, L=3, B=4):
 def check_vae(backend, name, L, limit=None, **parts):
     """A small VAE as a whole, or at most `limit` entries of each of its parameters."""
     rng = generator(5)
-    vae = VAE(
-        encoder=[Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)],
-        decoder=[Dense(3, 8), ReLU(), Dense(8, 12)],
-        beta=0.7,
-        backend=backend,
-        dtype="float64",
-        **parts,
-    )
-    result = gradcheck(vae, rng.random((5, 12)), rng.standard_normal((L, 5, 3)), limit)
+    parts.setdefault("encoder", [Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)])
+    parts.setdefault("decoder", [Dense(3, 8), ReLU(), Dense(8, 12)])
+    vae = VAE(beta=0.7, backend=backend, dtype="float64", **parts)
+    result = gradcheck(vae, rng.random((5, vae.input_dim)), rng.standard_normal((L, 5, 3)), limit)
     result.name = name
     return result
 
@@ -224,6 +220,33 @@ def small_flows():
     """Three dimensions, nine statistics."""
     flows = [InverseAutoregressive(3, 5, context=2), Planar(3), InverseAutoregressive(3, 5, context=1, reverse=True)]
     return FlowPosterior(flows)
+
+
+def conv_networks():
+    """The encoder and decoder of a small convolutional VAE, for images of 4 x 4."""
+    to_stats = [Reshape((4, 4, 1)), Conv2d(1, 2, 2, stride=2, padding="same"), Tanh(), Flatten(), Dense(8, 6)]
+    to_image = [Dense(3, 4), Reshape((2, 2, 1)), ConvTranspose2d(1, 2, 3, stride=2), Tanh(), Conv2d(2, 1, 2), Flatten()]
+    return {"encoder": to_stats, "decoder": to_image}
+
+
+def convolution_checks():
+    """Both convolutions, by kernel size, stride and padding, on images of two channels."""
+    table = {
+        (5, 4): [Conv2d(2, 3, 3), Conv2d(2, 3, 2, padding="same"), Conv2d(2, 3, 2, 2, "same"), Conv2d(2, 1, 4, 3, 2)],
+        (3, 2): [
+            ConvTranspose2d(2, 3, 3),
+            ConvTranspose2d(2, 3, 3, padding="same"),
+            ConvTranspose2d(2, 3, 3, 2, 1, output_padding=1),
+            ConvTranspose2d(2, 1, 5, 3, "same"),
+        ],
+    }
+    rows = {}
+    for size, layers in table.items():
+        for layer in layers:
+            kernel = f"{layer.kernel}x{layer.kernel}"
+            name = f"{type(layer).__name__} {kernel}, stride {layer.stride}, padding {layer.padding}"
+            rows[name] = lambda b, layer=layer, size=size, name=name: check_layer(b, layer, (*size, 2), name)
+    return rows
 
 
 def checks():
@@ -235,6 +258,9 @@ def checks():
         "Sigmoid": lambda b: check_layer(b, Sigmoid(), (6,)),
         "Tanh": lambda b: check_layer(b, Tanh(), (6,)),
         "Sequential": lambda b: check_layer(b, Sequential([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),
+        **convolution_checks(),
+        "Reshape": lambda b: check_layer(b, Reshape((3, 2)), (6,)),
+        "Flatten": lambda b: check_layer(b, Flatten(), (3, 2)),
         "reparameterization": lambda b: check_posterior(b, DiagonalGaussian(), 6, "z"),
         "analytic KL": lambda b: check_posterior(b, DiagonalGaussian(), 6, "kl"),
         "log q": lambda b: check_posterior(b, DiagonalGaussian(), 6, "log_q"),
@@ -258,16 +284,17 @@ def checks():
             b, "VAE, planar flow", 2, limit=8, posterior=FlowPosterior([Planar(3)]), bound=ImportanceWeighted()
         ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
+        "VAE convolutional": lambda b: check_vae(b, "VAE, convolutional", 2, **conv_networks()),
     }
 
 
 def run(backend):
     """Check everything on one backend and print the table; returns whether all passed."""
-    print(f"{'backward pass':<42} {'checked':>8} {'largest relative error':>24}  verdict")
+    print(f"{'backward pass':<47} {'checked':>8} {'largest relative error':>24}  verdict")
     passed = True
     for check in checks().values():
         result = check(backend)
         passed &= result.passed
         verdict = "ok" if result.passed else f"FAILED at {result.where}"
-        print(f"{result.name:<42} {result.checked:>8} {result.error:>24.1e}  {verdict}")
+        print(f"{result.name:<47} {result.checked:>8} {result.error:>24.1e}  {verdict}")
     return passed

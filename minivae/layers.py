@@ -53,15 +53,15 @@ def dense_backward(backend, dy, x, W, *, dW, db, dx=None):
         backend.matmul(dy, W.T, out=dx)
 
 
-def glorot_uniform(rng, fan_in, fan_out):
+def glorot_uniform(rng, fan_in, fan_out, shape):
     """Values uniform in +-sqrt(6 / (fan_in + fan_out)). Source: Glorot & Bengio 2010, equation 16."""
     limit = math.sqrt(6 / (fan_in + fan_out))
-    return rng.uniform(-limit, limit, (fan_in, fan_out))
+    return rng.uniform(-limit, limit, shape)
 
 
-def glorot_normal(rng, fan_in, fan_out):
+def glorot_normal(rng, fan_in, fan_out, shape):
     """Normal values of variance 2 / (fan_in + fan_out). Source: Glorot & Bengio 2010, equation 12."""
-    return rng.normal(0.0, math.sqrt(2 / (fan_in + fan_out)), (fan_in, fan_out))
+    return rng.normal(0.0, math.sqrt(2 / (fan_in + fan_out)), shape)
 
 
 INITIALISERS = {"glorot_uniform": glorot_uniform, "glorot_normal": glorot_normal}
@@ -87,7 +87,8 @@ class Dense(Layer):
         return {"W": (self.n_in, self.n_out), "b": (self.n_out,)}
 
     def initial(self, rng):
-        return {"W": INITIALISERS[self.init](rng, self.n_in, self.n_out), "b": np.zeros(self.n_out)}
+        fans = self.n_in, self.n_out
+        return {"W": INITIALISERS[self.init](rng, *fans, fans), "b": np.zeros(self.n_out)}
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:

@@ -133,7 +133,13 @@ class VAE:
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             if part.input_shape is None:
                 raise MiniVAEError(f"VAE: the {name} has no layer that fixes its input size, such as Dense")
-        (stats_dim,) = self.encoder.output_shape(self.encoder.input_shape)
+        stats_shape = self.encoder.output_shape(self.encoder.input_shape)
+        if len(stats_shape) != 1:
+            raise MiniVAEError(
+                f"VAE: the encoder should give (B, 2D), got (B, {', '.join(map(str, stats_shape))}): end it with "
+                "Flatten() and a Dense"
+            )
+        (stats_dim,) = stats_shape
         latent_dim = self.posterior.latent_dim(stats_dim)
         if self.decoder.input_shape != (latent_dim,):
             raise MiniVAEError(

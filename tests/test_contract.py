@@ -15,13 +15,31 @@ MODELS = {
     "Monte-Carlo KL": {"kl": "monte-carlo"},
     "importance-weighted": {"bound": mv.ImportanceWeighted()},
     "Gaussian": {"likelihood": mv.Gaussian(0.5)},
+    "convolutional": {
+        "encoder": [
+            mv.Reshape((8, 8, 1)),
+            mv.Conv2d(1, 3, 2, stride=2, padding="same"),
+            mv.Tanh(),
+            mv.Conv2d(3, 2, 3, padding="same"),
+            mv.Flatten(),
+            mv.Dense(32, 8),
+        ],
+        "decoder": [
+            mv.Dense(4, 32),
+            mv.Reshape((4, 4, 2)),
+            mv.ConvTranspose2d(2, 3, 3, stride=2),
+            mv.ReLU(),
+            mv.Conv2d(3, 1, 2),
+            mv.Flatten(),
+        ],
+    },
 }
 
 
 def small_vae(**parts):
     encoder = [mv.Dense(64, 48), mv.ReLU(), mv.Dense(48, 32), mv.Tanh(), mv.Dense(32, 8)]
     decoder = [mv.Dense(4, 32), mv.Sigmoid(), mv.Dense(32, 64)]
-    return mv.VAE(encoder, decoder, **parts)
+    return mv.VAE(**{"encoder": encoder, "decoder": decoder} | parts)
 
 
 def images(n, rng=0):
