@@ -208,15 +208,7 @@ def autoregressive_masks(dim, hidden, context=0, reverse=False):
 
 
 class MaskedDense(Dense):
-    """A Dense layer of which only the weights where `mask` (n_in, n_out) is not 0 are used."""
-
-    def __init__(self, mask):
-        super().__init__(*mask.shape)
-        self._mask = mask
-
-    def attach(self, name, backend, parameters, gradients):
-        super().attach(name, backend, parameters, gradients)
-        self.mask = backend.asarray(self._mask, parameters.dtype)
+    """A Dense layer with W * mask in place of W; its owner sets `mask`, (n_in, n_out) on the device."""
 
     def forward(self, x):
         self.x = x
@@ -291,8 +283,9 @@ class InverseAutoregressive(Composite, Flow):
     def __init__(self, dim, hidden, context=0, reverse=False):
         self._check(dim=dim, hidden=hidden, context=context)
         self.dim, self.hidden, self.context, self.reverse = int(dim), int(hidden), int(context), bool(reverse)
-        first, second = autoregressive_masks(self.dim, self.hidden, self.context, self.reverse)
-        self.network = Sequential([MaskedDense(first), ReLU(), MaskedDense(second)])
+        first = MaskedDense(self.dim + self.context, self.hidden)
+        second = MaskedDense(self.hidden, 2 * self.dim)
+        self.network = Sequential([first, ReLU(), second])
 
     def parts(self):
         return self.network.parts()
@@ -301,6 +294,12 @@ class InverseAutoregressive(Composite, Flow):
         values = super().initial(rng)
         values["2.b"][self.dim :] = self.GATE_BIAS
         return values
+
+    def attach(self, name, backend, parameters, gradients):
+        super().attach(name, backend, parameters, gradients)
+        masks = autoregressive_masks(self.dim, self.hidden, self.context, self.reverse)
+        for layer, mask in zip(self.network.layers[::2], masks, strict=True):
+            layer.mask = backend.asarray(mask, parameters.dtype)
 
     def forward(self, z, context=None):
         N, D = z.shape
