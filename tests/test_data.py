@@ -195,6 +195,8 @@ def test_an_explicit_folder_must_have_it(tmp_path):
         data.load("mnist", tmp_path)
     with pytest.raises(MiniVAEError, match="no such folder"):
         data.load("mnist", tmp_path / "missing")
+    with pytest.raises(MiniVAEError, match="no such folder"):
+        data.load("mnist", tmp_path / ("long" * 5000))
     with pytest.raises(MiniVAEError, match="it is a file"):
         data.load("mnist", tmp_path / "train-images-idx3-ubyte")
 
@@ -261,6 +263,7 @@ def test_only_by_name(tmp_path):
     clothes = data.load("fashion-mnist", tmp_path)
     assert clothes.only("Sandal").class_names == clothes.only("sandal").class_names == ("Sandal",)
     assert clothes.only("bag, ankle boot").class_names == ("Bag", "Ankle boot")
+    assert clothes.only(8).class_names == ("Bag",)
     for wrong in ("Socks", ["Bag", "Socks"], [10], [-1], [1.0], "", []):
         with pytest.raises(MiniVAEError, match="Trouser"):
             clothes.only(wrong)
@@ -354,11 +357,12 @@ def test_a_bad_row_far_into_the_file(tmp_path):
     "blank lines only": ("\n\r\n", "the file is empty"),
     "another header": ("label,a,b\n" + csv_text(LABELS, PIXELS), "square image"),
     "header that does not fit": ("label,a,b,c,d\n" + csv_text(LABELS, PIXELS), "line 2: expected 5 values, got 785"),
+    "header without label, lower": ("\n\nclass,a", "line 3: no label column"),
     "header without label": (HEADER.replace("label", "class"), "line 1: no label column"),
     "rows without label": (csv_text(LABELS, PIXELS)[2:], "is the label column missing"),
     "semicolons": (csv_text(LABELS, PIXELS).replace(",", ";"), "line 1"),
     "other": ("<html>404</html>", "no label column"),
-}.values(), ids=range(9))
+}.values(), ids=range(10))
 def test_csv_that_is_none(tmp_path, text, words):
     (tmp_path / "file.csv").write_text(text)
     with pytest.raises(MiniVAEError, match=words):
@@ -369,6 +373,8 @@ def test_csv_of_a_wrong_shape(tmp_path):
     (tmp_path / "file.csv").write_text(csv_text(LABELS, PIXELS))
     with pytest.raises(MiniVAEError, match=r"expected 1025 values.*\(32, 32\), got 785"):
         data.read_csv(tmp_path / "file.csv", shape=(32, 32))
+    with pytest.raises(MiniVAEError, match="expected shape as .height, width."):
+        data.read_csv(tmp_path / "file.csv", shape=784)
 
 
 @pytest.mark.slow

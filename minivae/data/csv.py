@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 
 from ..errors import MiniVAEError
+from .images import check_height_and_width
 from .streams import open_stream
 
 LONGEST_LINE = 1 << 24  # bytes; bounds what a file without line ends can take
@@ -24,6 +25,7 @@ def read_csv(path, shape=None, transposed=False):
     Raises MiniVAEError, with the line number, for a row with too few or too many values, for what is not a
     number from 0 to 255 and for a missing label column; and if the file cannot be read or has no rows.
     """
+    check_height_and_width(shape, "shape")
     with open_stream(path) as stream:
         lines = _Lines(stream)
         layout, rows = _read_layout(lines, shape, path)
@@ -88,13 +90,14 @@ def _read_layout(lines, shape, path):
     line = next(lines, None)
     if line is None:
         raise MiniVAEError(f"{path}: the file is empty, expected a row for each image")
+    place = f"{path}, line {lines.number}"
     names = [field.strip(b' \t\r\n"').lower() for field in line.split(b",")]
     has_header = b"label" in names or not any(name.isdigit() for name in names)
     if has_header and b"label" not in names:
-        raise MiniVAEError(f"{path}, line 1: no label column, expected a header such as 'label,pixel1,...', "
+        raise MiniVAEError(f"{place}: no label column, expected a header such as 'label,pixel1,...', "
                            f"got {_shown(line)}")
     label = names.index(b"label") if has_header else 0
-    layout = _Layout(label, len(names), _image_shape(shape, len(names), path))
+    layout = _Layout(label, len(names), _image_shape(shape, len(names), place))
     first_row = next(lines, None) if has_header else line
     if first_row is None:
         raise MiniVAEError(f"{path}: no rows below the header, expected one for each image")
@@ -117,18 +120,18 @@ def _error_in(lines, columns, path, reason=""):
     return MiniVAEError(f"{place}: {reason}")
 
 
-def _image_shape(shape, columns, path):
+def _image_shape(shape, columns, place):
     """The (height, width) of the images: as given, else a square; it must fit the number of columns."""
     if shape is not None:
         if math.prod(shape) + 1 != columns:
-            raise MiniVAEError(f"{path}, line 1: expected {math.prod(shape) + 1} values, a label and the "
+            raise MiniVAEError(f"{place}: expected {math.prod(shape) + 1} values, a label and the "
                                f"pixels of an image of shape {tuple(shape)}, got {columns}")
         return tuple(shape)
     side = math.isqrt(columns - 1)
     if side == 0 or side * side != columns - 1:
         is_square = math.isqrt(columns) ** 2 == columns
         mend = "is the label column missing?" if is_square else "give shape=(height, width) of other images"
-        raise MiniVAEError(f"{path}, line 1: expected a label and the pixels of a square image, such as 785 "
+        raise MiniVAEError(f"{place}: expected a label and the pixels of a square image, such as 785 "
                            f"values for 28 x 28, got {columns}: {mend}")
     return side, side
 

@@ -58,7 +58,7 @@ class Dataset:
     def only(self, classes):
         """The Dataset of some classes only, numbered anew in the order given.
 
-        `classes` is a list of class names or of positions in `class_names`; a string is a class name, several
+        `classes` is a class name or a position in `class_names`, or a list of these; a string is a class name, several
         separated by commas, or, where names are single characters, those characters: `letters.only("AEIOU")`.
         Upper and lower case are not told apart. Raises MiniVAEError for a class that does not exist.
         """
@@ -75,6 +75,8 @@ class Dataset:
                        class_names=names, source=f"{self.source}, only {', '.join(names)}")
 
     def _split(self, classes):
+        if isinstance(classes, int | np.integer):
+            return [classes]
         if not isinstance(classes, str):
             return classes
         if classes.casefold() in (name.casefold() for name in self.class_names):
@@ -116,7 +118,7 @@ def load(name, data_dir=None, *, limit=None, download=True):
 
 def _search(collection, download):
     folder = os.environ.get("MINIVAE_DATA")
-    found = locate(collection, Path(folder).expanduser()) if folder else None
+    found = locate(collection, Path(os.path.expanduser(folder))) if folder else None
     if found:
         return _read(collection, found)
     try:

@@ -1,5 +1,6 @@
 """Your own images, of any size, from a folder of picture files or from an array."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ def read_images(source, size=None, color=False):
     folder without images, a file that cannot be read, images of several sizes and numbers out of range.
     Source of the grey: ITU-R BT.601.
     """
-    _check_size(size)
+    check_height_and_width(size, "size")
     if isinstance(source, str | Path):
-        files = _picture_files(Path(source).expanduser())
+        files = _picture_files(Path(os.path.expanduser(source)))
         return _stack(((path, _open(path)) for path in files), size, color)
     array = _as_uint8(source)
     if (size is None or tuple(size) == array.shape[1:3]) and color == (array.ndim == 4):
@@ -57,8 +58,8 @@ def _pixels(picture, size, color):
 
 
 def _picture_files(folder):
-    if not folder.is_dir():
-        raise MiniVAEError(f"cannot read images from {folder}: there is no such folder")
+    if not os.path.isdir(folder):
+        raise MiniVAEError(f"cannot read images from {folder}: no such folder can be opened")
     paths = sorted(path for path in folder.rglob("*")
                    if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
     if not paths:
@@ -103,9 +104,10 @@ def _as_uint8(source):
     return np.rint(array * (255 / most)).astype(np.uint8)
 
 
-def _check_size(size):
-    if size is None:
+def check_height_and_width(pair, name):
+    """Raise MiniVAEError unless the argument called `name` is None or (height, width)."""
+    if pair is None:
         return
-    is_pair = isinstance(size, tuple | list) and len(size) == 2
-    if not is_pair or not all(isinstance(side, int | np.integer) and side > 0 for side in size):
-        raise MiniVAEError(f"expected size as (height, width), whole numbers of at least 1, got {size!r}")
+    is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+    if not is_pair or not all(isinstance(side, int | np.integer) and side > 0 for side in pair):
+        raise MiniVAEError(f"expected {name} as (height, width), whole numbers of at least 1, got {pair!r}")

@@ -1,5 +1,6 @@
 """Finding a named data set's files under a folder, in any of the layouts in which people have them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,10 @@ def locate(collection, root):
 
 def locate_in(collection, data_dir):
     """As `locate`, but what is not found is a MiniVAEError that says what was looked for, and where."""
-    root = Path(data_dir).expanduser()
-    if not root.is_dir():
-        problem = "it is a file, give the folder that holds it" if root.exists() else "there is no such folder"
+    root = Path(os.path.expanduser(data_dir))
+    if not os.path.isdir(root):
+        is_file = os.path.isfile(root)
+        problem = "it is a file, give the folder that holds it" if is_file else "no such folder can be opened"
         raise MiniVAEError(f"the data directory {root} cannot be used: {problem}")
     found = locate(collection, root)
     if found is None:
@@ -60,18 +62,18 @@ def _idx_paths(collection, folder):
     def first(name):
         spellings = (name, name.replace("-idx", ".idx"))
         choices = (folder / (spelling + ending) for ending in ("", ".gz") for spelling in spellings)
-        return next((path for path in choices if path.is_file()), None)
+        return next(filter(os.path.isfile, choices), None)
     return tuple(map(first, collection.files))
 
 
 def _find_npz(collection, folder):
     path = folder / (collection.npz_file or "")
-    return Found("npz", (path,), folder) if path.is_file() else None
+    return Found("npz", (path,), folder) if os.path.isfile(path) else None
 
 
 def _find_csv(collection, folder):
     paths = tuple(folder / name for name in collection.csv_files)
-    return Found("CSV", paths, folder) if all(path.is_file() for path in paths) else None
+    return Found("CSV", paths, folder) if all(map(os.path.isfile, paths)) else None
 
 
 def _is_named_after_another(collection, folder):
