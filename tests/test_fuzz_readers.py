@@ -110,6 +110,7 @@ def hunt(folder, kind, seeds):
         rng = np.random.default_rng(seed)
         is_inside = good[:2] == GZIP and seed % 2
         contents = gzip.compress(mutated(gzip.decompress(good), rng), 1) if is_inside else mutated(good, rng)
+        path.unlink()  # to write over a file can make the disk wait, many thousand times
         path.write_bytes(contents)
         try:
             check(path, contents)
