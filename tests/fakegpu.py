@@ -50,7 +50,7 @@ class Kernel:
     """A fused function while it is being made: what it does, and what it makes in registers."""
 
     def __init__(self):
-        self.nodes, self.arrays, self.temporaries = [], {}, []
+        self.nodes, self.arrays, self.temporaries, self.written = [], {}, [], []
 
 
 class Device:
@@ -72,6 +72,10 @@ class Device:
     @property
     def capturing(self):
         return self.streams[-1].nodes is not None
+
+    def refuse_while_fusing(self, what):
+        if self.kernel is not None:
+            raise Refused(f"a fused function holds elementwise operations only, not {what}")
 
     def refuse_while_capturing(self, what):
         if self.capturing:
@@ -232,8 +236,7 @@ class Array:
 
     @property
     def shape(self):
-        if self._device.kernel is not None:
-            raise Refused("a fused function cannot ask for a shape")
+        self._device.refuse_while_fusing("a question for a shape")
         return self._data.shape
 
     def __len__(self):
@@ -272,8 +275,7 @@ class Array:
     # -- views
 
     def _view(self, data):
-        if self._device.kernel is not None:
-            raise Refused("a fused function cannot take views")
+        self._device.refuse_while_fusing("a view")
         if data.size and not np.may_share_memory(data, self._data):
             raise Refused("this view would need a copy: make the array contiguous yourself")
         return Array(self._device, data, self._memory)
@@ -337,6 +339,7 @@ class Array:
 
 
 def _copyto(device, dst, src, where=None):
+    device.refuse_while_fusing("a copy")
     (target,), source = device.check(dst), device.operand(src)
     arrays = [x for x in (dst, src, where) if isinstance(x, Array)]
     mask = True if where is None else device.check(where)[0]
@@ -367,6 +370,8 @@ class Ufunc:
         self._device.count_overlap(args, out)
         arrays = [x for x in (*args, out) if isinstance(x, Array)]
         target = out._data
+        if self._device.kernel is not None:
+            self._device.kernel.written.append(out)
         self._device.launch(
             lambda: self._ufunc(*operands, out=target, dtype=dtype, casting=casting), *arrays
         )
@@ -376,6 +381,7 @@ class Ufunc:
         """The dtype of the result; refuses to compute in float64 what is float32 before or after."""
         kinds = [type(x) if type(x) in (int, float) else np.asarray(x).dtype for x in operands]
         if dtype is not None:
+            self._device.refuse_while_fusing("dtype=")
             return np.dtype(dtype)
         resolved = self._ufunc.resolve_dtypes((*kinds, None))
         if np.dtype(np.float64) in resolved:
@@ -405,6 +411,7 @@ def _reduce(device, function, a, axis, out, keepdims, dtype=None):
 
 def _write(device, function, inputs, shape, dtype, out):
     """Launch `out[...] = function()`, into a new array where out is None."""
+    device.refuse_while_fusing("a reduction or a gather")
     if out is None:
         out = device.allocate(shape, dtype)
     else:
@@ -671,30 +678,34 @@ class FakeCupy:
     # -- fusion
 
     def fuse(self, *args, **kwargs):
-        """Decorator: the function's elementwise operations become one kernel. `kernel_name` is accepted."""
-        if not args:
-            return lambda function: self.fuse(function, **kwargs)
-        (function,) = args
+        """Decorator, used as `@fuse` or `@fuse(kernel_name=...)`: elementwise operations become one kernel."""
+        if len(args) == 1 and not kwargs:
+            return lambda *operands: self._fused(args[0], operands)
+        if args:
+            raise Refused("fuse takes a function, or kernel_name= and then a function")
+        return lambda function: lambda *operands: self._fused(function, operands)
 
-        def fused(*operands):
-            self._device.kernel = kernel = Kernel()
-            try:
-                result = function(*operands)
-            finally:
-                self._device.kernel = None
-            for array in result if isinstance(result, tuple) else (result,):
-                if isinstance(array, Array) and array._memory in kernel.temporaries:
-                    self._device.count_allocation()
-            nodes, temporaries = kernel.nodes, kernel.temporaries
+    def _fused(self, function, operands):
+        self._device.kernel = kernel = Kernel()
+        try:
+            result = function(*operands)
+        finally:
+            self._device.kernel = None
+        loop = np.broadcast_shapes(*(x._data.shape for x in operands if isinstance(x, Array)))
+        for array in kernel.written:
+            if array._memory not in kernel.temporaries and array.shape != loop:
+                raise Refused(f"a fused function over {loop} writes to {array.shape}, many times each element")
+        for array in result if isinstance(result, tuple) else (result,):
+            if isinstance(array, Array) and array._memory in kernel.temporaries:
+                self._device.count_allocation()
+        nodes, temporaries = kernel.nodes, kernel.temporaries
 
-            def work(kept=temporaries):
-                for node in nodes:
-                    node()
+        def work(kept=temporaries):
+            for node in nodes:
+                node()
 
-            self._device.launch(work, *kernel.arrays.values())
-            return result
-
-        return fused
+        self._device.launch(work, *kernel.arrays.values())
+        return result
 
 
 class Cuda:

@@ -72,6 +72,13 @@ REFUSALS = {
     "capture on a blocking stream": lambda xp, a: xp.cuda.Stream().begin_capture(),
     "a shape in a fused function": lambda xp, a: xp.fuse(lambda x: x * x.shape[0])(a),
     "a view in a fused function": lambda xp, a: xp.fuse(lambda x: x[0] * 1)(a),
+    "a copy in a fused function": lambda xp, a: xp.fuse(lambda x: xp.copyto(x, 0.0))(a),
+    "a sum in a fused function": lambda xp, a: xp.fuse(lambda x: xp.sum(x))(a),
+    "a product in a fused function": lambda xp, a: xp.fuse(lambda x: xp.matmul(x, x))(a[:, :3]),
+    "a dtype in a fused function": lambda xp, a: xp.fuse(lambda x: xp.add(x, 1, dtype="float32"))(a),
+    "an out that a fused function's loop meets again": lambda xp, a: xp.fuse(lambda x, n: n.__iadd__(1))(a, a[0]),
+    "a kernel name beside a function": lambda xp, a: xp.fuse(lambda x: x, kernel_name="same")(a),
+    "a keyword for a fused function": lambda xp, a: xp.fuse(lambda x: x)(x=a),
 }
 
 
@@ -82,7 +89,7 @@ REASONS = {"a mask": "synchronises", "positions in brackets": "take", "where wit
 def test_refuses(xp, a, name):
     with pytest.raises(TypeError, match=REASONS.get(name)) as error:
         REFUSALS[name](xp, a)
-    # "where", "initial" and "mode" are no parameters at all; everything else is refused with its reason.
+    # An unknown keyword such as where= is Python's to refuse; all else has a reason of its own.
     assert isinstance(error.value, Refused) or "unexpected keyword" in str(error.value)
 
 
@@ -163,7 +170,7 @@ def test_a_graph_records_without_running_and_replays_with_frozen_scalars(xp, a):
 
 
 def test_a_graph_records_fused_functions(xp, a):
-    square = xp.fuse(lambda x: xp.multiply(x + 1, x, out=x), kernel_name="square")
+    square = xp.fuse(kernel_name="square")(lambda x: xp.multiply(x + 1, x, out=x))
     before = a.get()
     graph = capture(xp, lambda: square(a))
     np.testing.assert_array_equal(a.get(), before)
