@@ -11,6 +11,7 @@ import numpy as np
 
 from .backend import generator
 from .bounds import ELBO, ImportanceWeighted
+from .conditioning import Labels
 from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .errors import MiniVAEError
 from .flows import FlowPosterior, InverseAutoregressive, Planar
@@ -88,13 +89,14 @@ def _central_differences(backend, array, value, entries):
     return out
 
 
-def gradcheck(vae, x, eps=None, limit=30):
+def gradcheck(vae, x, eps=None, limit=30, y=None):
     """Check the gradients of a whole VAE's loss on a batch; returns a Result.
 
     vae   : a VAE with dtype="float64"; its parameters come back unchanged
     x     : (B, X), a small batch
     eps   : noise (L, B, D) or (B, D); None draws one sample for each example
     limit : how many entries of each parameter to check, at random; None checks all
+    y     : the labels (B,), for a model with n_classes
     """
     if vae.dtype != np.float64:
         raise MiniVAEError('gradcheck needs a VAE with dtype="float64": float32 differences are too coarse')
@@ -103,7 +105,7 @@ def gradcheck(vae, x, eps=None, limit=30):
         eps = generator(0).standard_normal((1, len(x), vae.latent_dim))
 
     def forward():
-        return [vae.backend.asarray([vae.loss_and_gradients(x, eps).loss])]
+        return [vae.backend.asarray([vae.loss_and_gradients(x, eps, y).loss])]
 
     return compare("VAE", vae.backend, dict(vae.parameters), forward, lambda _: vae.gradients, [np.ones(1)], limit)
 
@@ -211,7 +213,8 @@ def check_vae(backend, name, L, limit=None, **parts):
     parts.setdefault("encoder", [Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)])
     parts.setdefault("decoder", [Dense(3, 8), ReLU(), Dense(8, 12)])
     vae = VAE(beta=0.7, backend=backend, dtype="float64", **parts)
-    result = gradcheck(vae, rng.random((5, vae.input_dim)), rng.standard_normal((L, 5, 3)), limit)
+    y = rng.integers(vae.n_classes, size=5) if vae.n_classes else None
+    result = gradcheck(vae, rng.random((5, vae.input_dim)), rng.standard_normal((L, 5, 3)), limit, y)
     result.name = name
     return result
 
@@ -227,6 +230,28 @@ def conv_networks():
     to_stats = [Reshape((4, 4, 1)), Conv2d(1, 2, 2, stride=2, padding="same"), Tanh(), Flatten(), Dense(8, 6)]
     to_image = [Dense(3, 4), Reshape((2, 2, 1)), ConvTranspose2d(1, 2, 3, stride=2), Tanh(), Conv2d(2, 1, 2), Flatten()]
     return {"encoder": to_stats, "decoder": to_image}
+
+
+def conditional_networks():
+    """The encoder and decoder of a small VAE that knows two classes, for twelve pixels."""
+    return {"encoder": [Dense(14, 8), Tanh(), Dense(8, 6)], "decoder": [Dense(5, 12)], "n_classes": 2}
+
+
+def check_labels(backend, L=3, B=4):
+    """Labels behind rows, as a function of the rows."""
+    rng = generator(7)
+    labels = Labels(3)
+    allocate({"labels": labels}, backend, "float64", seed=0)
+    x = backend.asarray(rng.standard_normal((L * B, 5)))
+    y = labels.one_hot(rng.integers(3, size=B))
+    return compare(
+        "labels behind rows",
+        backend,
+        {"x": x},
+        lambda: [labels.append("x", x, y)],
+        lambda djoined: {"x": labels.backward(*djoined)},
+        [rng.standard_normal((L * B, 8))],
+    )
 
 
 def convolution_checks():
@@ -261,6 +286,7 @@ def checks():
         **convolution_checks(),
         "Reshape": lambda b: check_layer(b, Reshape((3, 2)), (6,)),
         "Flatten": lambda b: check_layer(b, Flatten(), (3, 2)),
+        "labels": check_labels,
         "reparameterization": lambda b: check_posterior(b, DiagonalGaussian(), 6, "z"),
         "analytic KL": lambda b: check_posterior(b, DiagonalGaussian(), 6, "kl"),
         "log q": lambda b: check_posterior(b, DiagonalGaussian(), 6, "log_q"),
@@ -284,6 +310,7 @@ def checks():
             b, "VAE, planar flow", 2, limit=8, posterior=FlowPosterior([Planar(3)]), bound=ImportanceWeighted()
         ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
+        "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),
         "VAE convolutional": lambda b: check_vae(b, "VAE, convolutional", 2, **conv_networks()),
     }
 

@@ -48,9 +48,10 @@ class History(list):
 class Epoch:
     """What lies on the device during an epoch and is the same for every step: data, order, position, sums."""
 
-    def __init__(self, vae, data, n_rows):
+    def __init__(self, vae, data, y, n_rows):
         backend, xp = vae.backend, vae.xp
         self.data = backend.asarray(data)
+        self.y = vae.labels.one_hot(y)
         self.permutation = backend.asarray(np.arange(n_rows))
         self.cursor = xp.zeros(1, self.permutation.dtype)  # how many examples of the permutation are done
         self.totals = xp.zeros(3, "float64")  # sums over these examples of loss, reconstruction, KL
@@ -91,6 +92,7 @@ class Step:
         self.positions, self.index = xp.empty_like(self.offsets), xp.empty_like(self.offsets)
         self.rows = xp.empty((batch_size, vae.input_dim), epoch.data.dtype)
         self.x = xp.empty((batch_size, vae.input_dim), vae.dtype)
+        self.y = None if epoch.y is None else xp.empty((batch_size, epoch.y.shape[1]), vae.dtype)
         self.noise_row = xp.zeros(1, index_dtype)
         self.noise = Noise(backend, (samples, batch_size, vae.latent_dim), vae.dtype)
         self.eps = self.noise.now
@@ -117,6 +119,8 @@ class Step:
         xp.add(self.offsets, epoch.cursor, out=self.positions)
         gather(epoch.permutation, self.positions, out=self.index)
         gather(epoch.data, self.index, out=self.rows)
+        if self.y is not None:
+            gather(epoch.y, self.index, out=self.y)
         if self.thresholds:
             self.thresholds.move_to(self.noise_row)
             xp.greater(self.rows, self.thresholds.now, out=self.white)
@@ -124,7 +128,7 @@ class Step:
         else:
             vae.to_unit(self.rows, x=self.x)
         self.noise.move_to(self.noise_row)
-        terms = vae.losses_and_gradients(self.x, self.eps)
+        terms = vae.losses_and_gradients(self.x, self.eps, self.y)
         self.optimizer.step()
         xp.sum(terms, axis=1, out=self.sums)
         xp.add(epoch.totals, self.sums, out=epoch.totals)
@@ -135,10 +139,10 @@ class Step:
 class Trainer:
     """The steps of one epoch, full batches and perhaps a short last one, over the given rows of the data."""
 
-    def __init__(self, vae, optimizer, x, batch_size, samples, seed, rows=None, binarize=False):
+    def __init__(self, vae, optimizer, x, batch_size, samples, seed, rows=None, binarize=False, y=None):
         self.vae, self.seed = vae, seed
         self.rows = np.arange(len(x)) if rows is None else rows
-        self.epoch = Epoch(vae, x, len(self.rows))
+        self.epoch = Epoch(vae, x, y, len(self.rows))
         n_full, n_rest = divmod(len(self.rows), batch_size)
         self.parts = [(Step(vae, optimizer, self.epoch, batch_size, samples, binarize), n_full)]
         if n_rest:
@@ -195,6 +199,8 @@ def fit(
     resume=False,
     callbacks=(),
     progress=None,
+    y_train=None,
+    y_val=None,
 ):
     """Train a VAE by stochastic gradient descent on its loss, and return the History.
 
@@ -216,6 +222,7 @@ def fit(
                        `epochs`. The result is the same, bit for bit, as without the interruption
     callbacks        : functions called after each epoch with the History so far
     progress         : whether to show a progress bar; None shows it on a terminal only
+    y_train, y_val   : the labels (N,) of x_train and x_val, for a model with n_classes
 
     With a checkpoint, Ctrl-C finishes the step, keeps all, and raises Interrupted, a KeyboardInterrupt.
     Same seed and machine give the same History but for the seconds, bit for bit. Raises MiniVAEError for
@@ -227,7 +234,8 @@ def fit(
     seed = vae.seed if seed is None else seed
     optimizer = RMSprop() if optimizer is None else optimizer
     x_train = vae.check_input(x_train)
-    rows, x_val = _validation_data(vae, x_train, x_val, validation_split, seed)
+    y_train = vae.labels.check(y_train, len(x_train))
+    rows, x_val, y_val = _validation_data(vae, x_train, x_val, validation_split, seed, y_train, y_val)
     _check_arguments(len(rows), epochs, batch_size, samples, optimizer, patience, x_val, checkpoint, resume)
     if binarize:
         check_grey(x_train)
@@ -236,10 +244,11 @@ def fit(
         **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
         **{"binarize": binarize, "clip_norm": clip_norm, "optimizer": optimizer, "validation_split": validation_split},
         **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
+        **({} if y_train is None else {"y_train": fingerprint(y_train)}),
     }
     optimizer = optimizer if clip_norm is None else ClipNorm(optimizer, clip_norm)
     optimizer.attach(vae.parameters, vae.gradients)
-    trainer = Trainer(vae, optimizer, x_train, batch_size, samples, seed, rows, binarize)
+    trainer = Trainer(vae, optimizer, x_train, batch_size, samples, seed, rows, binarize, y_train)
     state = TrainingState(vae, optimizer, trainer, History(), patience and EarlyStopping(vae, patience), settings)
     if checkpoint is not None:
         state.begin(checkpoint, resume)
@@ -255,7 +264,7 @@ def fit(
                 optimizer.lr = lr_schedule(number)
             _run_steps(state, number, bar, pressed)
             if trainer.done == trainer.n_steps:
-                _end_epoch(state, x_val, callbacks)
+                _end_epoch(state, x_val, y_val, callbacks)
                 bar.set_postfix(loss=f"{state.history[-1]['train_loss']:.2f}")
             if checkpoint is not None:
                 state.save(checkpoint)
@@ -282,12 +291,12 @@ def _run_steps(state, number, bar, pressed):
     trainer.seconds = time.perf_counter() - start
 
 
-def _end_epoch(state, x_val, callbacks):
+def _end_epoch(state, x_val, y_val, callbacks):
     """Validate and add a row to the history."""
     vae, history, trainer, number = state.vae, state.history, state.trainer, len(state.history) + 1
     row = {"epoch": number, "seconds": trainer.seconds} | trainer.finish().as_columns("train")
     if x_val is not None:
-        row |= vae.evaluate(x_val).as_columns("val")
+        row |= vae.evaluate(x_val, y=y_val).as_columns("val")
     history.append(row)
     if state.stopping:
         state.stopping.update(number, row["val_loss"])
@@ -295,18 +304,21 @@ def _end_epoch(state, x_val, callbacks):
         callback(history)
 
 
-def _validation_data(vae, x_train, x_val, share, seed):
-    """The rows of x_train to train on, and the data to validate on or None."""
+def _validation_data(vae, x_train, x_val, share, seed, y_train, y_val):
+    """The rows of x_train to train on, and the data to validate on with their labels, or None."""
     n = len(x_train)
     if share is None:
-        return np.arange(n), None if x_val is None else vae.check_input(x_val)
-    if x_val is not None:
+        if x_val is None:
+            return np.arange(n), None, None
+        return np.arange(n), vae.check_input(x_val), vae.labels.check(y_val, len(x_val))
+    if x_val is not None or y_val is not None:
         raise MiniVAEError("fit: give x_val or validation_split, not both")
     n_val = round(share * n) if 0 < share < 1 else 0
     if not 0 < n_val < n:
         raise MiniVAEError(f"fit: validation_split={share!r} should leave some of the {n} examples on either side")
     order = generator(seed, SPLIT).permutation(n)
-    return np.sort(order[n_val:]), x_train[np.sort(order[:n_val])]
+    val = np.sort(order[:n_val])
+    return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
 
 
 def _check_arguments(n_rows, epochs, batch_size, samples, optimizer, patience, x_val, checkpoint, resume):

@@ -7,6 +7,7 @@ import numpy as np
 
 from .backend import generator, get_backend
 from .bounds import ELBO, Bound
+from .conditioning import Labels
 from .divergences import standard_normal_log_prob
 from .errors import MiniVAEError
 from .layers import Sequential
@@ -55,6 +56,9 @@ class VAE:
     backend    : "numpy", "cupy", "auto" or a backend
     dtype      : "float32" or "float64"
     seed       : an integer that keys the initial values and all noise
+    n_classes  : makes the model conditional, p(x given z, y) and q(z given x, y), on labels y = 0 .. n_classes - 1,
+                 (N,) or one number for all rows. Encoder and decoder get them one-hot behind x and z, so their first
+                 layers are n_classes wider, and all methods want y=
 
     `parameters` and `gradients` map names such as "encoder.0.W" to views of the flat arrays in their `.flat`.
     Every method takes and returns NumPy arrays, on either backend, in batches of any size. x is (B, X), or
@@ -74,6 +78,7 @@ class VAE:
         backend="numpy",
         dtype="float32",
         seed=0,
+        n_classes=None,
     ):
         self.backend = get_backend(backend)
         self.xp = self.backend.xp
@@ -83,6 +88,7 @@ class VAE:
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise MiniVAEError(f"VAE: seed should be an integer of at least 0, got {seed!r}")
         self.seed = int(seed)
+        self.n_classes, self.labels = n_classes, Labels(n_classes)
         self.encoder = Sequential(encoder, needs_dx=False)
         self.decoder = Sequential(decoder)
         self.likelihood = likelihood or Bernoulli()
@@ -97,6 +103,7 @@ class VAE:
             "posterior": self.posterior,
             "likelihood": self.likelihood,
             "bound": self.bound,
+            "labels": self.labels,
         }
         self.parameters, self.gradients = allocate(modules, self.backend, self.dtype, seed)
         self.buffers = Buffers(self.xp, self.dtype)
@@ -141,15 +148,22 @@ class VAE:
             )
         (stats_dim,) = stats_shape
         latent_dim = self.posterior.latent_dim(stats_dim)
-        if self.decoder.input_shape != (latent_dim,):
+        n_classes = self.labels.n_classes
+        if self.decoder.input_shape != (latent_dim + n_classes,):
+            labels = f" and has {n_classes} classes behind it" if n_classes else ""
             raise MiniVAEError(
-                f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}), but the decoder takes "
+                f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}){labels}, but the decoder takes "
                 f"(B, {', '.join(map(str, self.decoder.input_shape))}): the encoder's last layer should be "
-                "twice as wide as the decoder's first"
+                "twice as wide as the decoder's first" + " without the classes" * bool(n_classes)
             )
-        (input_dim,) = self.encoder.input_shape
+        input_dim = self.encoder.input_shape[0] - n_classes
+        if input_dim < 1:
+            raise MiniVAEError(
+                f"VAE: the encoder takes (B, {input_dim + n_classes}), which leaves no room for x beside {n_classes} "
+                "classes: its first layer should be n_classes wider than x"
+            )
         wanted = (self.likelihood.params_dim(input_dim),)
-        got = self.decoder.output_shape((latent_dim,))
+        got = self.decoder.output_shape(self.decoder.input_shape)
         if got != wanted:
             raise MiniVAEError(
                 f"VAE: {type(self.likelihood).__name__} of {input_dim} values a row needs a decoder output of "
@@ -170,11 +184,19 @@ class VAE:
 
     # --------------------------------------------------------------------------------------- the passes
 
-    def _forward(self, x, eps, analytic):
+    def _encode(self, x, y):
+        """The posterior's statistics."""
+        return self.encoder.forward(self.labels.append("x", x, y))
+
+    def _decode(self, z, y):
+        """The likelihood's parameters for rows of z."""
+        return self.decoder.forward(self.labels.append("z", z, y))
+
+    def _forward(self, x, y, eps, analytic):
         """log p(x given z) (L, B) and the KL, analytic (B,) or sampled (L, B), for noise eps (L, B, D)."""
-        stats = self.encoder.forward(x)
+        stats = self._encode(x, y)
         self._z = self.posterior.sample(stats, eps)
-        params = self.decoder.forward(self._z.reshape(-1, self.latent_dim))
+        params = self._decode(self._z.reshape(-1, self.latent_dim), y)
         log_px = self.likelihood.log_prob(x, params)
         return log_px, self.posterior.kl() if analytic else self._sampled_kl()
 
@@ -188,7 +210,7 @@ class VAE:
 
     def _backward(self, dlog_px, dkl):
         """Fills `gradients`: the forward pass in the mirror."""
-        dz = self.decoder.backward(self.likelihood.backward(dlog_px))
+        dz = self.labels.backward(self.decoder.backward(self.likelihood.backward(dlog_px)))
         dz = dz.reshape(len(dlog_px), -1, self.latent_dim)
         if self.analytic:
             dstats = self.posterior.backward(dz, dkl=dkl)
@@ -200,13 +222,13 @@ class VAE:
             dstats = self.posterior.backward(dz, dlog_q=dkl)
         self.encoder.backward(dstats)
 
-    def losses_and_gradients(self, x, eps):
-        """One training pass over arrays on the device: x (B, X), eps (L, B, D).
+    def losses_and_gradients(self, x, eps, y=None):
+        """One training pass over arrays on the device: x (B, X), eps (L, B, D), one-hot labels y (B, C) if any.
 
         Fills `gradients` and returns terms (3, B): loss, reconstruction and KL of each example, in nats.
         Allocates nothing once it has seen the shapes, and never waits for the device.
         """
-        log_px, kl = self._forward(x, eps, self.analytic)
+        log_px, kl = self._forward(x, y, eps, self.analytic)
         terms = self.bound.loss(log_px, kl, self._beta)
         self._backward(*self.bound.backward())
         return terms
@@ -249,10 +271,13 @@ class VAE:
         self.to_unit(self.backend.asarray(rows), x=x)
         return x
 
-    def _batches(self, x, rows):
+    def _batches(self, x, y, rows):
+        """Pairs of x (rows, X) and labels (rows, C) or None on the device."""
         x = self.check_input(x)
+        y = self.labels.check(y, len(x))
         for start in range(0, len(x), rows):
-            yield self._to_device(x[start : start + rows])
+            batch = slice(start, start + rows)
+            yield self._to_device(x[batch]), self.labels.one_hot(None if y is None else y[batch])
 
     def _draw(self, rng, samples, rows):
         """Noise (L, B, D) on the device, drawn example by example, so that it does not depend on the batch size."""
@@ -271,20 +296,21 @@ class VAE:
 
     # ------------------------------------------------------------------------------------- what users call
 
-    def loss_and_gradients(self, x, eps=None):
+    def loss_and_gradients(self, x, eps=None, y=None):
         """The losses of one batch; fills `gradients` with those of `.loss`.
 
         x : (B, X);  eps : noise (L, B, D) or (B, D); None draws one sample from the model's own generator
         Returns Losses, nats per example averaged over the batch.
         """
         x = self._to_device(self.check_input(x))
+        y = self.labels.one_hot(self.labels.check(y, len(x)))
         eps = self._draw(self._noise, 1, len(x)) if eps is None else self._check_eps(eps, len(x))
-        return Losses(*self._mean(self.losses_and_gradients(x, eps)))
+        return Losses(*self._mean(self.losses_and_gradients(x, eps, y)))
 
     def _mean(self, terms):
         return self.backend.to_host(terms).mean(axis=1, dtype=np.float64).tolist()
 
-    def evaluate(self, x, samples=1, seed=0, batch_size=None):
+    def evaluate(self, x, samples=1, seed=0, batch_size=None, y=None):
         """The losses on x (N, X) with `samples` draws of z for each example, without gradients.
 
         The noise is keyed by (seed, position of the example): the result does not depend on the batch size.
@@ -293,59 +319,61 @@ class VAE:
         samples = self._check_samples(samples)
         rng = generator(seed, EVALUATION_NOISE)
         total, n = np.zeros(3), 0
-        for batch in self._batches(x, batch_size or max(1, INFERENCE_ROWS // samples)):
-            log_px, kl = self._forward(batch, self._draw(rng, samples, len(batch)), self.analytic)
+        for batch, labels in self._batches(x, y, batch_size or max(1, INFERENCE_ROWS // samples)):
+            log_px, kl = self._forward(batch, labels, self._draw(rng, samples, len(batch)), self.analytic)
             terms = self.bound.loss(log_px, kl, self._beta)
             total += self.backend.to_host(terms).sum(axis=1, dtype=np.float64)
             n += len(batch)
         return Losses(*(total / n).tolist())
 
-    def encode(self, x):
+    def encode(self, x, y=None):
         """mu and log_var of q(z given x), each (N, D)."""
         mus, log_vars = [], []
-        for batch in self._batches(x, INFERENCE_ROWS):
-            mu, log_var = self.posterior.split(self.encoder.forward(batch))
+        for batch, labels in self._batches(x, y, INFERENCE_ROWS):
+            mu, log_var = self.posterior.split(self._encode(batch, labels))
             mus.append(np.array(self.backend.to_host(mu)))
             log_vars.append(np.array(self.backend.to_host(log_var)))
         return np.concatenate(mus), np.concatenate(log_vars)
 
-    def decode(self, z):
+    def decode(self, z, y=None):
         """The mean of p(x given z), (N, X), for z (N, D)."""
         z = np.asarray(z)
         if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
             hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
             raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
-        means = []
+        means, y = [], self.labels.check(y, len(z))
         for start in range(0, len(z), INFERENCE_ROWS):
-            rows = self.backend.asarray(z[start : start + INFERENCE_ROWS], self.dtype)
-            mean = self.likelihood.mean(self.decoder.forward(rows))
+            batch = slice(start, start + INFERENCE_ROWS)
+            labels = self.labels.one_hot(None if y is None else y[batch])
+            mean = self.likelihood.mean(self._decode(self.backend.asarray(z[batch], self.dtype), labels))
             means.append(np.array(self.backend.to_host(mean)))
         return np.concatenate(means)
 
-    def reconstruct(self, x, eps=None):
+    def reconstruct(self, x, eps=None, y=None):
         """The mean of p(x given z) at z = the posterior mean, (N, X).
 
         eps : noise (L, N, D) or (N, D); the mean is then taken at these draws of z from q(z given x): (L, N, X)
         """
         if eps is None:
-            return self.decode(self.encode(x)[0])
+            return self.decode(self.encode(x, y)[0], y)
         x = self.check_input(x)
         eps = self._check_eps(eps, len(x))
         z, start = np.empty(eps.shape, self.dtype), 0
-        for batch in self._batches(x, INFERENCE_ROWS):
+        for batch, labels in self._batches(x, y, INFERENCE_ROWS):
             rows = np.s_[:, start : start + len(batch)]
-            z[rows] = self.backend.to_host(self.posterior.sample(self.encoder.forward(batch), eps[rows]))
+            z[rows] = self.backend.to_host(self.posterior.sample(self._encode(batch, labels), eps[rows]))
             start += len(batch)
-        return self.decode(z.reshape(-1, self.latent_dim)).reshape(*eps.shape[:2], -1)
+        y = None if y is None else np.broadcast_to(y, eps.shape[:2]).reshape(-1)
+        return self.decode(z.reshape(-1, self.latent_dim), y).reshape(*eps.shape[:2], -1)
 
-    def sample(self, n, seed=None):
+    def sample(self, n, seed=None, y=None):
         """The means of p(x given z), (n, X), at n draws of z from the prior; seed=None takes the model's seed."""
         if n < 1:
             raise MiniVAEError(f"sample: n should be at least 1, got {n!r}")
         rng = generator(self.seed if seed is None else seed, SAMPLING)
-        return self.decode(rng.standard_normal((n, self.latent_dim), np.float32))
+        return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
 
-    def log_likelihood(self, x, samples=5000, seed=0):
+    def log_likelihood(self, x, samples=5000, seed=0, y=None):
         """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
 
             log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l ~ q
@@ -356,11 +384,11 @@ class VAE:
         samples = self._check_samples(samples)
         rng = generator(seed, LIKELIHOOD_NOISE)
         total, n = 0.0, 0
-        for batch in self._batches(x, max(1, LIKELIHOOD_ROWS // samples)):
+        for batch, labels in self._batches(x, y, max(1, LIKELIHOOD_ROWS // samples)):
             log_p = np.full(len(batch), -np.inf)
             for start in range(0, samples, LIKELIHOOD_ROWS):
                 eps = self._draw(rng, min(LIKELIHOOD_ROWS, samples - start), len(batch))
-                log_px, kl = self._forward(batch, eps, analytic=False)
+                log_px, kl = self._forward(batch, labels, eps, analytic=False)
                 log_w = self.backend.to_host(log_px).astype(np.float64) - self.backend.to_host(kl)
                 log_p = np.logaddexp(log_p, np.logaddexp.reduce(log_w, axis=0))
             total += float((log_p - math.log(samples)).sum())

@@ -1,0 +1,78 @@
+"""Class labels beside the rows that enter the encoder and the decoder: the conditional VAE."""
+
+import numpy as np
+
+from .errors import MiniVAEError
+from .parameters import Module
+
+
+def append_labels(xp, x, y, *, joined):
+    """Each row of x with its label behind it.
+
+        joined = [x, y]
+
+    x (L, B, X);  y (B, C), one-hot, the same for all L samples;  joined (L, B, X + C), overwritten
+    Source: Kingma, Rezende, Mohamed & Welling 2014, section 2; Sohn, Lee & Yan 2015.
+    """
+    xp.copyto(joined[..., : x.shape[-1]], x)
+    xp.copyto(joined[..., x.shape[-1] :], y)
+
+
+def append_labels_backward(xp, djoined, *, dx):
+    """The gradient of `append_labels`: dx = the columns of djoined that hold x; y is data and needs none.
+
+    djoined (L, B, X + C);  dx (L, B, X), overwritten
+    """
+    xp.copyto(dx, djoined[..., : dx.shape[-1]])
+
+
+class Labels(Module):
+    """The labels of a model that knows n_classes classes, numbered from 0; without classes it lets all pass."""
+
+    def __init__(self, n_classes=None):
+        if n_classes is not None and (not isinstance(n_classes, (int, np.integer)) or n_classes < 2):
+            raise MiniVAEError(f"VAE: n_classes should be None or an integer of at least 2, got {n_classes!r}")
+        self.n_classes = 0 if n_classes is None else int(n_classes)
+
+    def check(self, y, rows):
+        """y as integers (rows,), or None without classes; one number stands for as many rows.
+
+        Raises MiniVAEError for what is no label.
+        """
+        if not self.n_classes:
+            if y is not None:
+                raise MiniVAEError("this model knows no labels: make it with VAE(..., n_classes=), or leave y out")
+            return None
+        if y is None:
+            raise MiniVAEError(
+                f"this model was made with n_classes={self.n_classes}: pass the labels too, as y= (y_train= and y_val= "
+                "in fit)"
+            )
+        y = np.asarray(y)
+        if y.ndim == 0:
+            y = np.broadcast_to(y, rows)
+        if y.shape != (rows,) or y.dtype.kind not in "iu":
+            raise MiniVAEError(f"y should hold {rows} integers, one for each row, got {y.dtype} of shape {y.shape}")
+        if y.min() < 0 or y.max() >= self.n_classes:
+            raise MiniVAEError(f"y should lie in 0 .. {self.n_classes - 1}, got {y.min()} to {y.max()}")
+        return y
+
+    def one_hot(self, y):
+        """(N, n_classes) on the device, for checked labels (N,); None for None."""
+        return None if y is None else self.backend.asarray(np.eye(self.n_classes, dtype=self.buffers.dtype)[y])
+
+    def append(self, name, x, y):
+        """Rows x (L * B, X), called `name`, with their labels: (L * B, X + C) for y (B, C) on the device."""
+        if not self.n_classes:
+            return x
+        joined = self.buffers(name, len(x) // len(y), len(y), x.shape[1] + self.n_classes)
+        append_labels(self.xp, x.reshape(*joined.shape[:2], -1), y, joined=joined)
+        return joined.reshape(len(x), -1)
+
+    def backward(self, djoined):
+        """dx (rows, X) from djoined (rows, X + C)."""
+        if not self.n_classes:
+            return djoined
+        dx = self.buffers("dx", len(djoined), djoined.shape[1] - self.n_classes)
+        append_labels_backward(self.xp, djoined, dx=dx)
+        return dx
