@@ -77,6 +77,43 @@ def kept(arguments):
     return {"checkpoint": arguments.out / "checkpoint.safetensors", "resume": arguments.resume}
 
 
+def layers(*widths, init="glorot_uniform"):
+    """Dense layers from each width to the next, with a ReLU between them."""
+    stack = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        stack += [mv.Dense(n_in, n_out, init), mv.ReLU()]
+    return stack[:-1]
+
+
+def train(arguments, vae, dataset, **options):
+    """Fit as the arguments say, with a look at the test images after each epoch; leaves the results in `--out`."""
+    history = mv.fit(
+        vae,
+        dataset.x_train,
+        dataset.x_test,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        optimizer=OPTIMIZERS[arguments.optimizer](arguments.lr),
+        samples=arguments.samples,
+        callbacks=[print_epoch(arguments.epochs)],
+        **kept(arguments),
+        **options,
+    )
+    save_results(arguments, vae, history, dataset)
+    return history
+
+
+def print_result(arguments, history, published):
+    """The last lines: where the results are, what was published for the recipe, and the last epoch's test loss."""
+    print(f"results in {arguments.out}")
+    print(f"published: {published}")
+    row = history[-1]
+    reconstruction, kl = row["val_reconstruction"], row["val_kl"]
+    if arguments.beta != 1:
+        print(f"test loss with beta = {arguments.beta:g}: {row['val_loss']:.1f} nats")
+    print(f"test -ELBO {reconstruction + kl:.1f} nats (reconstruction {reconstruction:.1f}, KL {kl:.1f})")
+
+
 def print_epoch(epochs):
     """A callback that prints one line for each epoch, in nats per example."""
 
