@@ -39,6 +39,32 @@ def gaussian_kl_backward(xp, dkl, mu, log_var, *, dmu, dlog_var):
     xp.multiply(dlog_var, dkl, out=dlog_var)
 
 
+def free_bits(xp, mu, log_var, least, *, keep, floor, work):
+    """What must be added to the KL so that no dimension costs less than `least` nats, on average over the batch.
+
+        kl_bd   = 1/2 (mu^2 + exp(log_var) - log_var - 1),   keep_d = mean_b kl_bd > least
+        floor_b = sum_d (1 - keep_d) (least - kl_bd),  so that  mean_b (kl_b + floor_b) = sum_d max(least, mean_b kl_bd)
+
+    mu, log_var : (B, D);  least : a float
+    keep        : (1, D)   overwritten with zeros and ones; the gradient of kl + floor is keep times that of kl
+    floor       : (B,)     overwritten; nats
+    work        : two arrays (B, D) and one (1, D), overwritten
+    Source: Kingma et al. 2016, appendix C.8, each dimension being a group.
+    """
+    terms, square, mean = work
+    xp.exp(log_var, out=terms)
+    xp.subtract(terms, log_var, out=terms)
+    xp.multiply(mu, mu, out=square)
+    xp.add(terms, square, out=terms)
+    xp.multiply(terms, -0.5, out=terms)
+    xp.add(terms, 0.5 + least, out=terms)  # least - kl_bd
+    xp.sum(terms, axis=0, keepdims=True, out=mean)
+    xp.less(mean, 0, out=keep)
+    xp.subtract(1, keep, out=mean)
+    xp.multiply(terms, mean, out=terms)
+    xp.sum(terms, axis=1, out=floor)
+
+
 def standard_normal_log_prob(xp, z, *, log_pz, work):
     """log p(z) under the prior N(0, I).
 

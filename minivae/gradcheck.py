@@ -309,6 +309,7 @@ def checks():
         "VAE flows": lambda b: check_vae(
             b, "VAE, planar flow", 2, limit=8, posterior=FlowPosterior([Planar(3)]), bound=ImportanceWeighted()
         ),
+        "VAE free bits": lambda b: check_vae(b, "VAE, free bits", 2, limit=8, free_bits=0.3),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
         "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),
         "VAE convolutional": lambda b: check_vae(b, "VAE, convolutional", 2, **conv_networks()),

@@ -1,6 +1,6 @@
 """q(z given x): the diagonal Gaussian, sampled by the reparameterization step."""
 
-from .divergences import LOG_2PI, gaussian_kl, gaussian_kl_backward
+from .divergences import LOG_2PI, free_bits, gaussian_kl, gaussian_kl_backward
 from .errors import MiniVAEError
 from .parameters import Module
 
@@ -67,6 +67,7 @@ class Posterior(Module):
     sample(stats, eps) -> z (L, B, D)           the methods below speak of this sample
     log_prob() -> log_q (L, B)                  log q(z given x) of it
     kl() -> kl (B,)                             against N(0, I), where it `has_analytic_kl`
+    free_bits(least) -> floor (B,)              likewise; to be added to the loss beside kl, which then is floored
     backward(dz, dkl=, dlog_q=) -> dstats       with dkl (B,) or dlog_q (L, B) where that part was used
     """
 
@@ -104,6 +105,7 @@ class DiagonalGaussian(Posterior):
         self.mu, self.log_var = self.split(stats)
         self.std = self.buffers("std", *self.mu.shape)
         self.z = self.buffers("z", *eps.shape)
+        self.keep = None
         reparameterize(self.xp, self.mu, self.log_var, eps, std=self.std, z=self.z)
         return self.z
 
@@ -113,6 +115,13 @@ class DiagonalGaussian(Posterior):
         work = self.buffers("work", B, D), self.buffers("square", B, D)
         gaussian_kl(self.xp, self.mu, self.log_var, kl=kl, work=work)
         return kl
+
+    def free_bits(self, least):
+        B, D = self.mu.shape
+        self.keep, floor = self.buffers("keep", 1, D), self.buffers("floor", B)
+        work = self.buffers("work", B, D), self.buffers("square", B, D), self.buffers("mean", 1, D)
+        free_bits(self.xp, self.mu, self.log_var, least, keep=self.keep, floor=floor, work=work)
+        return floor
 
     def log_prob(self):
         L, B, D = self.eps.shape
@@ -126,6 +135,9 @@ class DiagonalGaussian(Posterior):
         dmu, dlog_var = dstats[:, :D], dstats[:, D:]
         if dkl is not None:
             gaussian_kl_backward(xp, dkl[:, None], self.mu, self.log_var, dmu=dmu, dlog_var=dlog_var)
+            if self.keep is not None:
+                xp.multiply(dmu, self.keep, out=dmu)
+                xp.multiply(dlog_var, self.keep, out=dlog_var)
         else:
             dstats.fill(0)
         if dlog_q is not None:

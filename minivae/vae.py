@@ -1,6 +1,7 @@
 """The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SP
 BINARIZATION, FIT_BINARIZATION = 8, 9
 
 # Decoder rows at a time outside training: enough for speed, few enough for memory.
-INFERENCE_ROWS, LIKELIHOOD_ROWS = 1000, 5000
+INFERENCE_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class VAE:
     posterior  : q(z given x), DiagonalGaussian() by default
     bound      : ELBO() by default, or ImportanceWeighted()
     kl         : "analytic", or "monte-carlo" (log q - log p at the samples); None takes what the parts need
+    free_bits  : training counts the KL of each latent dimension, averaged over the batch, as at least so many nats,
+                 so that none is given up early (Kingma et al. 2016); only the loss in training shows it
     backend    : "numpy", "cupy", "auto" or a backend
     dtype      : "float32" or "float64"
     seed       : an integer that keys the initial values and all noise
@@ -75,6 +78,7 @@ class VAE:
         posterior=None,
         bound=None,
         kl=None,
+        free_bits=0.0,
         backend="numpy",
         dtype="float32",
         seed=0,
@@ -96,6 +100,7 @@ class VAE:
         self.bound = bound or ELBO()
         self._check_parts()
         self.analytic = self._choose_kl(kl)
+        self.free_bits = self._check_free_bits(free_bits)
         self.input_dim, self.latent_dim = self._check_sizes()
         modules = {
             "encoder": self.encoder,
@@ -135,6 +140,13 @@ class VAE:
                 'leave kl out or use kl="monte-carlo"'
             )
         return kl == "analytic"
+
+    def _check_free_bits(self, free_bits):
+        if not 0 <= free_bits < math.inf:
+            raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {free_bits!r}")
+        if free_bits and not self.analytic:
+            raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
+        return float(free_bits)
 
     def _check_sizes(self):
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
@@ -230,6 +242,10 @@ class VAE:
         """
         log_px, kl = self._forward(x, y, eps, self.analytic)
         terms = self.bound.loss(log_px, kl, self._beta)
+        if self.free_bits:
+            floor, loss = self.posterior.free_bits(self.free_bits), terms[0]
+            self.xp.multiply(floor, self._beta, out=floor)
+            self.xp.add(loss, floor, out=loss)
         self._backward(*self.bound.backward())
         return terms
 
@@ -373,27 +389,48 @@ class VAE:
         rng = generator(self.seed if seed is None else seed, SAMPLING)
         return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
 
-    def log_likelihood(self, x, samples=5000, seed=0, y=None):
+    def log_likelihood(self, x, samples=5000, seed=0, y=None, progress=None):
         """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
 
             log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l ~ q
 
-        It lies below log p(x) on average and tends to it as `samples` grows. Memory is bounded.
+        progress : whether to show a progress bar with the examples per second; None shows it on a terminal only
+
+        It lies below log p(x) on average and tends to it as `samples` grows. Memory does not grow with x or with
+        `samples`. The noise is keyed by (seed, position of the example).
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.
         """
-        samples = self._check_samples(samples)
+        from tqdm import tqdm
+
+        x, samples = self.check_input(x), self._check_samples(samples)
         rng = generator(seed, LIKELIHOOD_NOISE)
-        total, n = 0.0, 0
-        for batch, labels in self._batches(x, y, max(1, LIKELIHOOD_ROWS // samples)):
-            log_p = np.full(len(batch), -np.inf)
-            for start in range(0, samples, LIKELIHOOD_ROWS):
-                eps = self._draw(rng, min(LIKELIHOOD_ROWS, samples - start), len(batch))
-                log_px, kl = self._forward(batch, labels, eps, analytic=False)
-                log_w = self.backend.to_host(log_px).astype(np.float64) - self.backend.to_host(kl)
-                log_p = np.logaddexp(log_p, np.logaddexp.reduce(log_w, axis=0))
-            total += float((log_p - math.log(samples)).sum())
-            n += len(batch)
-        return total / n
+        total = 0.0
+        hidden = not (sys.stderr.isatty() if progress is None else progress)
+        with tqdm(total=len(x), unit="example", disable=hidden, leave=False) as bar:
+            for batch, labels in self._batches(x, y, max(1, INFERENCE_ROWS // samples)):
+                total += float(self._log_mean_weight(batch, labels, samples, rng).sum())
+                bar.update(len(batch))
+        return total / len(x)
+
+    def _log_mean_weight(self, batch, labels, samples, rng):
+        """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""
+        log_sum = np.full(len(batch), -np.inf)
+        for start in range(0, samples, INFERENCE_ROWS):
+            eps = self._draw(rng, min(INFERENCE_ROWS, samples - start), len(batch))
+            log_px, kl = self._forward(batch, labels, eps, analytic=False)
+            log_w = self.backend.to_host(log_px).astype(np.float64) - self.backend.to_host(kl)
+            log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=0))
+        return log_sum - math.log(samples)
+
+    def active_units(self, x, threshold=0.01, y=None):
+        """Which of the D latent units depend on x, a NumPy array (D,) of bool.
+
+            active_d = Var_x(E_q[z_d given x]) > threshold
+
+        x should hold many examples. With a flow posterior the mean is that of its base.
+        Source: Burda, Grosse & Salakhutdinov 2016, section 5.2.
+        """
+        return self.encode(x, y)[0].var(axis=0) > threshold
 
     def _check_samples(self, samples):
         if not isinstance(samples, (int, np.integer)) or samples < 1:
