@@ -83,10 +83,13 @@ class Worker:
         self.process.join()
 
 
-def race(arms, workload, threads, rounds):
-    """{arm: sorted milliseconds per step} for arms given as {arm: (module, class name)}."""
+def race(arms, workload, threads, rounds, after_ten_steps=0.02):
+    """{arm: sorted milliseconds per step} for arms given as {arm: (module, class name)}.
+
+    after_ten_steps : by what share the arms' losses may then differ, since each draws noise of its own
+    """
     workers = {arm: Worker(*where, workload, threads) for arm, where in arms.items()}
-    agree({arm: worker.ask("check") for arm, worker in workers.items()})
+    agree({arm: worker.ask("check") for arm, worker in workers.items()}, after_ten_steps)
     for worker in workers.values():
         worker.ask("turn")
     times, names = {arm: [] for arm in arms}, list(arms)
@@ -98,12 +101,12 @@ def race(arms, workload, threads, rounds):
     return {arm: sorted(ms) for arm, ms in times.items()}
 
 
-def agree(checks):
+def agree(checks, after_ten_steps):
     """Refuse to time arms whose losses differ: they would not be doing the same work."""
     checks = {arm: pair for arm, pair in checks.items() if pair}
     for when, (values, tolerance) in {
         "on the initial weights": ({arm: pair[0] for arm, pair in checks.items()}, 1e-5),
-        "after ten steps, each on noise of its own": ({arm: pair[1] for arm, pair in checks.items()}, 0.02),
+        "after ten steps, each on noise of its own": ({arm: pair[1] for arm, pair in checks.items()}, after_ten_steps),
     }.items():
         if max(values.values()) > min(values.values()) * (1 + tolerance):
             raise SystemExit(f"the losses {when} differ by more than {tolerance:g}: {values}")

@@ -83,6 +83,25 @@ def samples(vae, n=100, seed=None, image_shape=None, ax=None):
     return ax.figure
 
 
+def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
+    """Each example of x (a few), with its label in y, beside its posterior mean decoded as every class.
+
+    For a conditional model, whose z need not say which class it is: a row keeps its style, a column its class.
+    """
+    if not vae.n_classes:
+        raise MiniVAEError("styles needs a conditional model, VAE(..., n_classes=): this one knows no classes")
+    shape = _image_shape(vae, image_shape)
+    originals, (mu, _) = _as_numbers(vae, x), vae.encode(x, y=y)
+    classes = np.arange(vae.n_classes)
+    grid = [
+        np.concatenate([originals[i : i + 1], vae.decode(np.repeat(mu[i : i + 1], len(classes), axis=0), y=classes)])
+        for i in range(len(mu))
+    ]
+    ax = _show(ax, grid, shape, column_labels=["original", *map(str, class_names or classes)])
+    ax.set(title="The style of each input, in every class", xlabel="class")
+    return ax.figure
+
+
 def interpolation(vae, x_from, x_to, n=10, image_shape=None, ax=None):
     """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
     shape = _image_shape(vae, image_shape)
