@@ -20,8 +20,8 @@ from .posteriors import DiagonalGaussian, Posterior
 CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SPLIT = range(1, 8)
 BINARIZATION, FIT_BINARIZATION = 8, 9
 
-# Decoder rows at a time outside training: enough for speed, few enough for memory.
-INFERENCE_ROWS = 1000
+# Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
+INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class VAE:
         self.analytic = self._choose_kl(kl)
         self.free_bits = self._check_free_bits(free_bits)
         self.input_dim, self.latent_dim = self._check_sizes()
+        self.inference_rows = max(1, min(INFERENCE_ROWS, INFERENCE_VALUES // self._widest()))
         modules = {
             "encoder": self.encoder,
             "decoder": self.decoder,
@@ -182,6 +183,16 @@ class VAE:
                 f"(B, {wanted[0]}), got (B, {', '.join(map(str, got))})"
             )
         return input_dim, latent_dim
+
+    def _widest(self):
+        """The largest number of values in a row between two layers."""
+        widths = [self.input_dim]
+        for part in (self.encoder, self.decoder):
+            shape = part.input_shape
+            for layer in part.layers:
+                shape = layer.output_shape(shape)
+                widths.append(math.prod(shape))
+        return max(widths)
 
     @property
     def beta(self):
@@ -335,7 +346,7 @@ class VAE:
         samples = self._check_samples(samples)
         rng = generator(seed, EVALUATION_NOISE)
         total, n = np.zeros(3), 0
-        for batch, labels in self._batches(x, y, batch_size or max(1, INFERENCE_ROWS // samples)):
+        for batch, labels in self._batches(x, y, batch_size or max(1, self.inference_rows // samples)):
             log_px, kl = self._forward(batch, labels, self._draw(rng, samples, len(batch)), self.analytic)
             terms = self.bound.loss(log_px, kl, self._beta)
             total += self.backend.to_host(terms).sum(axis=1, dtype=np.float64)
@@ -345,7 +356,7 @@ class VAE:
     def encode(self, x, y=None):
         """mu and log_var of q(z given x), each (N, D)."""
         mus, log_vars = [], []
-        for batch, labels in self._batches(x, y, INFERENCE_ROWS):
+        for batch, labels in self._batches(x, y, self.inference_rows):
             mu, log_var = self.posterior.split(self._encode(batch, labels))
             mus.append(np.array(self.backend.to_host(mu)))
             log_vars.append(np.array(self.backend.to_host(log_var)))
@@ -358,8 +369,8 @@ class VAE:
             hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
             raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
         means, y = [], self.labels.check(y, len(z))
-        for start in range(0, len(z), INFERENCE_ROWS):
-            batch = slice(start, start + INFERENCE_ROWS)
+        for start in range(0, len(z), self.inference_rows):
+            batch = slice(start, start + self.inference_rows)
             labels = self.labels.one_hot(None if y is None else y[batch])
             mean = self.likelihood.mean(self._decode(self.backend.asarray(z[batch], self.dtype), labels))
             means.append(np.array(self.backend.to_host(mean)))
@@ -375,7 +386,7 @@ class VAE:
         x = self.check_input(x)
         eps = self._check_eps(eps, len(x))
         z, start = np.empty(eps.shape, self.dtype), 0
-        for batch, labels in self._batches(x, y, INFERENCE_ROWS):
+        for batch, labels in self._batches(x, y, self.inference_rows):
             rows = np.s_[:, start : start + len(batch)]
             z[rows] = self.backend.to_host(self.posterior.sample(self._encode(batch, labels), eps[rows]))
             start += len(batch)
@@ -407,7 +418,7 @@ class VAE:
         total = 0.0
         hidden = not (sys.stderr.isatty() if progress is None else progress)
         with tqdm(total=len(x), unit="example", disable=hidden, leave=False) as bar:
-            for batch, labels in self._batches(x, y, max(1, INFERENCE_ROWS // samples)):
+            for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
                 total += float(self._log_mean_weight(batch, labels, samples, rng).sum())
                 bar.update(len(batch))
         return total / len(x)
@@ -415,8 +426,8 @@ class VAE:
     def _log_mean_weight(self, batch, labels, samples, rng):
         """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""
         log_sum = np.full(len(batch), -np.inf)
-        for start in range(0, samples, INFERENCE_ROWS):
-            eps = self._draw(rng, min(INFERENCE_ROWS, samples - start), len(batch))
+        for start in range(0, samples, self.inference_rows):
+            eps = self._draw(rng, min(self.inference_rows, samples - start), len(batch))
             log_px, kl = self._forward(batch, labels, eps, analytic=False)
             log_w = self.backend.to_host(log_px).astype(np.float64) - self.backend.to_host(kl)
             log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=0))

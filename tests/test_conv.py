@@ -169,6 +169,15 @@ def test_a_replayed_graph_does_what_the_step_does():
     np.testing.assert_array_equal(replayed, backend.to_host(layer.dW))
 
 
+def test_wide_layers_are_used_for_fewer_rows_at_a_time():
+    """For z of one value and 5 x 5 x 400,000 values a layer: the memory stays that of one row."""
+    layers = [mv.Dense(1, 25), mv.Reshape((5, 5, 1)), mv.Conv2d(1, 400_000, 1), mv.Conv2d(400_000, 1, 1), mv.Flatten()]
+    vae = mv.VAE([mv.Dense(25, 2)], layers)
+    vae.decode(np.zeros((3, 1)))
+    assert vae.decoder.layers[2].buffers("y", 1, 5, 5, 400_000).base.nbytes == 4 * 25 * 400_000
+    assert mv.VAE([mv.Dense(25, 2)], [mv.Dense(1, 25)]).inference_rows == 1000
+
+
 def test_output_sizes_are_those_of_keras_and_pytorch():
     assert mv.Conv2d(1, 64, 2, 2, "same").output_shape((28, 28, 1)) == (14, 14, 64)
     assert mv.Conv2d(64, 1, 2).output_shape((29, 29, 64)) == (28, 28, 1)
