@@ -22,15 +22,26 @@ def at_least_1(text):
     return int(text)
 
 
-def training_parser(description, out, datasets, **defaults):
-    """The arguments of every training example; `defaults` are those of the recipe."""
+def data_parser(description, out, datasets):
+    """The arguments of every example that reads data: which, where from, and where results go."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    backends = ("auto", "numpy", "numba", "cupy")
-    parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--data-dir", help="a folder that has the data set; otherwise $MINIVAE_DATA or a download")
+    parser.add_argument("--limit", type=at_least_1, help="use only the first examples of each part")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
+    parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
+    return parser
+
+
+def training_parser(description, out, datasets, **defaults):
+    """The arguments of every training example; `defaults` are those of the recipe."""
+    parser = data_parser(description, out, datasets)
+    backends = ("auto", "numpy", "numba", "cupy")
+    parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--epochs", type=at_least_1, default=50)
     parser.add_argument("--batch-size", type=at_least_1, default=100)
     parser.add_argument("--latent-dim", type=at_least_1, default=2)
@@ -38,12 +49,7 @@ def training_parser(description, out, datasets, **defaults):
     parser.add_argument("--beta", type=float, default=1.0, help="the weight of the KL")
     parser.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="rmsprop")
     parser.add_argument("--lr", type=float, default=1e-3, help="the learning rate")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=at_least_1, help="use only the first examples of each part")
-    parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
-    parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
     parser.set_defaults(**defaults)
     return parser
 
@@ -55,10 +61,14 @@ def start(arguments):
     check_writable(arguments.out)
     print(f"backend {backend.name} ({backend.reason}), device {backend.device}")
     print(f"dtype {arguments.dtype}, seed {arguments.seed}")
+    print_data(dataset)
+    return backend, dataset
+
+
+def print_data(dataset):
     print(f"data {dataset.source}: {len(dataset.x_train)} training, {len(dataset.x_test)} test images")
     if dataset.note:
         print(dataset.note)
-    return backend, dataset
 
 
 def check_writable(folder):

@@ -26,7 +26,7 @@ INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
 
 @dataclass(frozen=True)
 class Losses:
-    """Averages over examples, in nats per example; loss is what training minimises, beta included."""
+    """Averages over examples (of `score`, arrays), in nats per example; loss is what training minimises."""
 
     loss: float
     reconstruction: float
@@ -343,15 +343,22 @@ class VAE:
         The noise is keyed by (seed, position of the example): the result does not depend on the batch size.
         Returns Losses, nats per example averaged over N.
         """
+        scores = self.score(x, samples, seed, batch_size, y)
+        return Losses(*(float(terms.mean()) for terms in (scores.loss, scores.reconstruction, scores.kl)))
+
+    def score(self, x, samples=1, seed=0, batch_size=None, y=None):
+        """The losses that `evaluate` averages, of each example: Losses of arrays (N,), nats.
+
+        As anomaly scores, high for what the model finds strange: `negative_elbo`, and `reconstruction` with some
+        ten samples, which is minus the reconstruction probability of An & Cho 2015, algorithm 4.
+        """
         samples = self._check_samples(samples)
         rng = generator(seed, EVALUATION_NOISE)
-        total, n = np.zeros(3), 0
+        parts = []
         for batch, labels in self._batches(x, y, batch_size or max(1, self.inference_rows // samples)):
             log_px, kl = self._forward(batch, labels, self._draw(rng, samples, len(batch)), self.analytic)
-            terms = self.bound.loss(log_px, kl, self._beta)
-            total += self.backend.to_host(terms).sum(axis=1, dtype=np.float64)
-            n += len(batch)
-        return Losses(*(total / n).tolist())
+            parts.append(self.backend.to_host(self.bound.loss(log_px, kl, self._beta)).astype(np.float64))
+        return Losses(*np.concatenate(parts, axis=1))
 
     def encode(self, x, y=None):
         """mu and log_var of q(z given x), each (N, D)."""

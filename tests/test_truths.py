@@ -57,6 +57,17 @@ def test_each_sample_and_example_has_its_own_noise():
     assert len(np.unique(eps)) == eps.size
 
 
+def test_scores_are_the_losses_of_each_example():
+    vae = mv.VAE([mv.Dense(4, 6)], [mv.Dense(3, 4)], beta=0.5, dtype="float64")
+    x = np.random.default_rng(0).random((7, 4))
+    scores = vae.score(x, samples=3, batch_size=2)
+    mu, log_var = vae.encode(x)
+    np.testing.assert_allclose(scores.kl, 0.5 * (mu**2 + np.exp(log_var) - log_var - 1).sum(axis=1))
+    np.testing.assert_allclose(scores.loss, scores.reconstruction + 0.5 * scores.kl)
+    np.testing.assert_allclose(vae.score(x[:1], samples=3).negative_elbo, scores.negative_elbo[:1])
+    assert vae.evaluate(x, samples=3).reconstruction == pytest.approx(scores.reconstruction.mean())
+
+
 def test_reconstructions_from_noise_are_decoded_draws_of_z():
     vae = mv.VAE([mv.Dense(4, 6)], [mv.Dense(3, 4)], dtype="float64")
     rng = np.random.default_rng(0)
