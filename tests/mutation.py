@@ -20,8 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import hypothesis  # noqa: F401 - what the tests import is imported once, before each mutant's process forks
-import numpy as np  # noqa: F401
+import numpy  # noqa: F401 - what all tests import is imported once, before each mutant's process forks
 import pytest
 import scipy.stats  # noqa: F401
 
@@ -30,12 +29,12 @@ sys.path.insert(0, str(TESTS.parent))
 MODULES = "layers conv divergences likelihoods posteriors flows bounds vae optimizers stopping binarization"
 SECONDS = 120  # a mutant that takes longer than this never ends, which is noticed
 
-# Pytest's arguments, one list after another until one fails.
-NOT_SLOW = "not fake and not no_array and not killed"
+# Pytest's arguments, one list after another until one fails: from the fastest tests to all that run in this process.
+NUMPY = "not fake and not numba and not killed and not no_array"
 STAGES = [
-    ["test_gradients.py", "test_truths.py", "-k", NOT_SLOW],
-    ["-k", NOT_SLOW, "--ignore-glob=*test_[befdp]*", "--ignore-glob=*test_cu*"],
-    ["-k", "not killed", "--ignore-glob=*test_[edp]*"],
+    ["test_gradients.py", "test_truths.py", "-k", f"{NUMPY} and not VAE"],
+    ["-k", NUMPY, "--ignore-glob=*test_[befdp]*", "--ignore-glob=*test_cu*", "--ignore-glob=*test_fu*"],
+    ["-k", "not killed", "--ignore-glob=*test_[edp]*", "--ignore-glob=*test_cu*", "--ignore-glob=*test_fu*"],
 ]
 
 # Opposites, or what has the same arguments and shape but is something else.
