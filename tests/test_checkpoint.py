@@ -264,3 +264,27 @@ def test_pytorch_computes_the_same_from_exported_weights(x):
     other = make(seed=9)
     mv.from_torch_state_dict(other, module.state_dict())
     np.testing.assert_array_equal(other.parameters.flat, vae.parameters.flat)
+
+
+def test_pytorch_convolves_the_same_from_exported_weights():
+    torch = pytest.importorskip("torch")
+    vae = mv.VAE(
+        [mv.Reshape((5, 6, 1)), mv.Conv2d(1, 3, 3, 2, 1), mv.Tanh(), mv.Conv2d(3, 4, 3, 3), mv.Flatten()],
+        [mv.Dense(2, 18), mv.Reshape((2, 3, 3)), mv.ConvTranspose2d(3, 2, 3, 2, 1, 1), mv.Flatten(), mv.Dense(48, 30)],
+    )
+    state = {name: torch.from_numpy(array) for name, array in mv.to_torch_state_dict(vae).items()}
+    x = np.random.default_rng(0).random((4, 30), np.float32)
+    F = torch.nn.functional
+    h = F.conv2d(torch.from_numpy(x).reshape(4, 1, 5, 6), state["encoder.1.weight"], state["encoder.1.bias"], 2, 1)
+    h = F.conv2d(torch.tanh(h), state["encoder.3.weight"], state["encoder.3.bias"], 3).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(vae.encode(x)[0], h.reshape(4, 4)[:, :2], rtol=1e-5, atol=1e-6)
+
+    h = F.linear(h.reshape(4, 4)[:, :2], state["decoder.0.weight"], state["decoder.0.bias"])
+    h = h.reshape(4, 2, 3, 3).permute(0, 3, 1, 2)
+    h = F.conv_transpose2d(h, state["decoder.2.weight"], state["decoder.2.bias"], 2, 1, 1).permute(0, 2, 3, 1)
+    h = F.linear(h.reshape(4, -1), state["decoder.4.weight"], state["decoder.4.bias"])
+    np.testing.assert_allclose(vae.reconstruct(x), torch.sigmoid(h), rtol=1e-5, atol=1e-6)
+    kept = vae.parameters.flat.copy()
+    vae.parameters.flat.fill(0)
+    mv.from_torch_state_dict(vae, state)
+    np.testing.assert_array_equal(vae.parameters.flat, kept)
