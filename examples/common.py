@@ -36,12 +36,19 @@ def data_parser(description, out, datasets):
     return parser
 
 
-def training_parser(description, out, datasets, **defaults):
-    """The arguments of every training example; `defaults` are those of the recipe."""
+def recipe_parser(description, out, datasets):
+    """The arguments of an example whose recipe fixes the model and how it is trained."""
     parser = data_parser(description, out, datasets)
     backends = ("auto", "numpy", "numba", "cupy")
     parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
+    return parser
+
+
+def training_parser(description, out, datasets, **defaults):
+    """The arguments of an example that leaves the training to its user; `defaults` are those of the recipe."""
+    parser = recipe_parser(description, out, datasets)
     parser.add_argument("--epochs", type=at_least_1, default=50)
     parser.add_argument("--batch-size", type=at_least_1, default=100)
     parser.add_argument("--latent-dim", type=at_least_1, default=2)
@@ -49,7 +56,6 @@ def training_parser(description, out, datasets, **defaults):
     parser.add_argument("--beta", type=float, default=1.0, help="the weight of the KL")
     parser.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="rmsprop")
     parser.add_argument("--lr", type=float, default=1e-3, help="the learning rate")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
     parser.set_defaults(**defaults)
     return parser
 
@@ -150,9 +156,20 @@ def save_results(arguments, vae, history, dataset):
         "parameters": vae.parameters.flat.size,
         "versions": {"minivae": mv.__version__, "numpy": np.__version__, "python": platform.python_version()},
     }
-    with atomic_write(arguments.out / "config.json") as file:
-        file.write(json.dumps(config, indent=2).encode() + b"\n")
+    write_json(arguments.out / "config.json", config)
     vae.save(arguments.out / "model.safetensors")
+
+
+def write_json(path, value):
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def save_training_figures(arguments, vae, history):
+    """The loss curves and draws from the prior, for a model whose latent space cannot be drawn."""
+    from minivae import plots
+
+    save_figures(arguments, loss_curves=plots.loss_curves(history), samples=plots.samples(vae, n=100))
 
 
 def save_figures(arguments, **figures):

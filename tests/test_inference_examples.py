@@ -1,0 +1,35 @@
+"""The examples on importance weighting and flows, run as a user runs them, as briefly as they can be."""
+
+import json
+
+import pytest
+from test_examples import run
+
+BRIEF = ["--dataset", "sample", "--backend", "numpy", "--limit", 200]
+
+
+@pytest.mark.parametrize("bound", ["vae", "iwae"])
+def test_iwae_mnist(bound, tmp_path):
+    brief = [*BRIEF, "--k", 2, "--stages", 2, "--growth", 1, "--nll-samples", 10]
+    lines = run("iwae_mnist.py", *brief, "--bound", bound, "--out", tmp_path).stdout.splitlines()
+    assert "SHORTENED schedule: 2 epochs (published: 3,280)" in lines
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert lines[-1].startswith(f"test NLL {result['test_nll']:.2f} nats (10 samples)")
+    assert result["epochs"] == 2 and 100 < result["test_nll"] < 300 and 0 <= result["active_units"] <= 50
+
+
+@pytest.mark.parametrize("posterior", ["mean-field", "flow"])
+def test_deep_latent(posterior, tmp_path):
+    brief = [*BRIEF, "--epochs", 2, "--nll-samples", 10]
+    run("deep_latent.py", *brief, "--posterior", posterior, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["steps"] == 4 and result["test_elbo"] < result["test_log_px"] < 0
+
+
+def test_flow_posterior(tmp_path):
+    run("flow_posterior.py", "--epochs", 6, "--steps", 4, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    exact, gaussian, flow = result["exact_log_px"], result["diagonal Gaussian"], result["4 planar steps"]
+    assert gaussian["elbo"] < exact - 0.5 and exact - 0.4 < flow["elbo"] < exact + 0.02
+    assert flow["log_px"] == pytest.approx(exact, abs=0.05)
+    assert (tmp_path / "flow_posterior.png").stat().st_size > 10_000
