@@ -296,7 +296,10 @@ def _end_epoch(state, x_val, y_val, callbacks):
     vae, history, trainer, number = state.vae, state.history, state.trainer, len(state.history) + 1
     row = {"epoch": number, "seconds": trainer.seconds} | trainer.finish().as_columns("train")
     if x_val is not None:
-        row |= vae.evaluate(x_val, y=y_val).as_columns("val")
+        try:
+            row |= vae.evaluate(x_val, y=y_val).as_columns("val")
+        except MiniVAEError as error:
+            raise MiniVAEError(f"validation after epoch {number}: {error}") from error
     history.append(row)
     if state.stopping:
         state.stopping.update(number, row["val_loss"])

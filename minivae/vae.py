@@ -24,6 +24,20 @@ BINARIZATION, FIT_BINARIZATION = 8, 9
 INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
 
 
+# Overflow shows in the results, which are checked: that says more than a warning, and works on a GPU too.
+unwarned = np.errstate(over="ignore", invalid="ignore")
+
+
+def finite(name, values):
+    """The NumPy array `values`; raises MiniVAEError where one of them is a NaN or an infinity."""
+    if not np.isfinite(values).all():
+        raise MiniVAEError(
+            f"{name} is not finite: the model's weights are damaged or, like x or z, too large. Go back to weights "
+            'that worked, scale the data to about 1, or use dtype="float64"'
+        )
+    return values
+
+
 @dataclass(frozen=True)
 class Losses:
     """Averages over examples (of `score`, arrays), in nats per example; loss is what training minimises."""
@@ -323,19 +337,21 @@ class VAE:
 
     # ------------------------------------------------------------------------------------- what users call
 
+    @unwarned
     def loss_and_gradients(self, x, eps=None, y=None):
         """The losses of one batch; fills `gradients` with those of `.loss`.
 
         x : (B, X);  eps : noise (L, B, D) or (B, D); None draws one sample from the model's own generator
-        Returns Losses, nats per example averaged over the batch.
+        Returns Losses, nats per example averaged over the batch; raises MiniVAEError where one of them or a gradient
+        is not finite.
         """
         x = self._to_device(self.check_input(x))
         y = self.labels.one_hot(self.labels.check(y, len(x)))
         eps = self._draw(self._noise, 1, len(x)) if eps is None else self._check_eps(eps, len(x))
-        return Losses(*self._mean(self.losses_and_gradients(x, eps, y)))
-
-    def _mean(self, terms):
-        return self.backend.to_host(terms).mean(axis=1, dtype=np.float64).tolist()
+        terms = self.backend.to_host(self.losses_and_gradients(x, eps, y)).mean(axis=1, dtype=np.float64)
+        finite("the loss", terms)
+        finite("the gradient", self.backend.to_host(self.xp.sum(self.gradients.flat * 0)))
+        return Losses(*terms.tolist())
 
     def evaluate(self, x, samples=1, seed=0, batch_size=None, y=None):
         """The losses on x (N, X) with `samples` draws of z for each example, without gradients.
@@ -346,6 +362,7 @@ class VAE:
         scores = self.score(x, samples, seed, batch_size, y)
         return Losses(*(float(terms.mean()) for terms in (scores.loss, scores.reconstruction, scores.kl)))
 
+    @unwarned
     def score(self, x, samples=1, seed=0, batch_size=None, y=None):
         """The losses that `evaluate` averages, of each example: Losses of arrays (N,), nats.
 
@@ -358,8 +375,9 @@ class VAE:
         for batch, labels in self._batches(x, y, batch_size or max(1, self.inference_rows // samples)):
             log_px, kl = self._forward(batch, labels, self._draw(rng, samples, len(batch)), self.analytic)
             parts.append(self.backend.to_host(self.bound.loss(log_px, kl, self._beta)).astype(np.float64))
-        return Losses(*np.concatenate(parts, axis=1))
+        return Losses(*finite("the loss", np.concatenate(parts, axis=1)))
 
+    @unwarned
     def encode(self, x, y=None):
         """mu and log_var of q(z given x), each (N, D)."""
         mus, log_vars = [], []
@@ -367,8 +385,9 @@ class VAE:
             mu, log_var = self.posterior.split(self._encode(batch, labels))
             mus.append(np.array(self.backend.to_host(mu)))
             log_vars.append(np.array(self.backend.to_host(log_var)))
-        return np.concatenate(mus), np.concatenate(log_vars)
+        return finite("mu", np.concatenate(mus)), finite("log_var", np.concatenate(log_vars))
 
+    @unwarned
     def decode(self, z, y=None):
         """The mean of p(x given z), (N, X), for z (N, D)."""
         z = np.asarray(z)
@@ -381,8 +400,9 @@ class VAE:
             labels = self.labels.one_hot(None if y is None else y[batch])
             mean = self.likelihood.mean(self._decode(self.backend.asarray(z[batch], self.dtype), labels))
             means.append(np.array(self.backend.to_host(mean)))
-        return np.concatenate(means)
+        return finite("the mean of p(x given z)", np.concatenate(means))
 
+    @unwarned
     def reconstruct(self, x, eps=None, y=None):
         """The mean of p(x given z) at z = the posterior mean, (N, X).
 
@@ -407,6 +427,7 @@ class VAE:
         rng = generator(self.seed if seed is None else seed, SAMPLING)
         return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
 
+    @unwarned
     def log_likelihood(self, x, samples=5000, seed=0, y=None, progress=None):
         """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
 
@@ -428,7 +449,7 @@ class VAE:
             for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
                 total += float(self._log_mean_weight(batch, labels, samples, rng).sum())
                 bar.update(len(batch))
-        return total / len(x)
+        return float(finite("log p(x)", total / len(x)))
 
     def _log_mean_weight(self, batch, labels, samples, rng):
         """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""
