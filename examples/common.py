@@ -33,6 +33,7 @@ def data_parser(description, out, datasets):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
     parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
+    parser.add_argument("--dpi", type=at_least_1, default=150, help="the resolution of the figures")
     return parser
 
 
@@ -130,7 +131,7 @@ def print_result(arguments, history, published):
     print(f"test -ELBO {reconstruction + kl:.1f} nats (reconstruction {reconstruction:.1f}, KL {kl:.1f})")
 
 
-def print_epoch(epochs):
+def print_epoch(epochs, validation="test"):
     """A callback that prints one line for each epoch, in nats per example."""
 
     def parts(row, prefix):
@@ -140,14 +141,14 @@ def print_epoch(epochs):
     def callback(history):
         row = history[-1]
         head = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs} {row['seconds']:6.2f} s"
-        print(f"{head}  train {parts(row, 'train')}  test {parts(row, 'val')}", flush=True)
+        print(f"{head}  train {parts(row, 'train')}  {validation} {parts(row, 'val')}", flush=True)
 
     return callback
 
 
-def save_results(arguments, vae, history, dataset):
+def save_results(arguments, vae, history, dataset, validation="test"):
     """metrics.csv, config.json and model.safetensors in `--out`, each written whole or not at all."""
-    history.save_csv(arguments.out / "metrics.csv", validation="test")
+    history.save_csv(arguments.out / "metrics.csv", validation)
     config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     config |= {
         "backend": vae.backend.name,
@@ -176,7 +177,7 @@ def save_figures(arguments, **figures):
     """Each figure as PNG in `--out`, under its name."""
     for name, figure in figures.items():
         with atomic_write(arguments.out / f"{name}.png") as file:
-            figure.savefig(file, dpi=150, format="png")
+            figure.savefig(file, dpi=arguments.dpi, format="png")
 
 
 def command(main):

@@ -47,8 +47,11 @@ def loss_curves(history, validation="validation"):
 # -------------------------------------------------------------------------------------------------- images
 
 
-def reconstructions(vae, x, n=10, columns=10, image_shape=None, ax=None):
-    """The first n examples, each above its reconstruction from the posterior mean, `columns` in a row."""
+def reconstructions(vae, x, n=10, columns=10, names=None, image_shape=None, ax=None):
+    """The first n examples, each above its reconstruction from the posterior mean, `columns` in a row.
+
+    names : a word or letter for each example, written on it
+    """
     shape = _image_shape(vae, image_shape)
     x = x[:n]
     originals, copies = _as_numbers(vae, x), vae.reconstruct(x)
@@ -57,6 +60,10 @@ def reconstructions(vae, x, n=10, columns=10, image_shape=None, ax=None):
         grid += [originals[start : start + columns], copies[start : start + columns]]
         labels += ["original", "reconstruction"]
     ax = _show(ax, grid, shape, row_labels=labels)
+    for i, name in enumerate(names[:n] if names is not None else ()):
+        row, column = divmod(i, columns)
+        corner = column * (shape[1] + GAP), 2 * row * (shape[0] + GAP)
+        ax.text(*corner, name, color="orange", fontsize=10, fontweight="bold", va="top")
     ax.set_title("Inputs and their reconstructions from the posterior mean")
     return ax.figure
 
@@ -289,9 +296,10 @@ def _scatter_with_colour_bar(ax, points, y, class_names, look):
 def _scatter_with_markers(ax, points, y, class_names, look):
     for i, (name, colour) in enumerate(zip(class_names, _class_colours(len(class_names)), strict=True)):
         # A letter is its own best marker.
-        marker = f"${name}$" if len(name) == 1 and name.isalpha() else MARKERS[i % len(MARKERS)]
-        ax.scatter(*points[:, y == i], color=colour, marker=marker, label=name, **(look | {"s": 16}))
-    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=2, ncols=1 + len(class_names) // 15)
+        is_letter = len(name) == 1 and name.isalpha()
+        marker, size = (f"${name}$", 36) if is_letter else (MARKERS[i % len(MARKERS)], 16)
+        ax.scatter(*points[:, y == i], color=colour, marker=marker, label=name, **(look | {"s": size}))
+    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=1.5, ncols=1 + len(class_names) // 15)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
 
