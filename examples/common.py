@@ -33,7 +33,6 @@ def data_parser(description, out, datasets):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
     parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
-    parser.add_argument("--dpi", type=at_least_1, default=150, help="the resolution of the figures")
     return parser
 
 
@@ -177,7 +176,7 @@ def save_figures(arguments, **figures):
     """Each figure as PNG in `--out`, under its name."""
     for name, figure in figures.items():
         with atomic_write(arguments.out / f"{name}.png") as file:
-            figure.savefig(file, dpi=arguments.dpi, format="png")
+            figure.savefig(file, dpi=150, format="png")
 
 
 def command(main):

@@ -111,7 +111,6 @@ def main():
     parser.add_argument("--draws", type=at_least_1, default=200_000)
     parser.add_argument("--seed", type=at_least_1, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/reparameterization"), help="the folder for figures")
-    parser.add_argument("--dpi", type=at_least_1, default=150, help="the resolution of the figures")
     arguments = parser.parse_args()
     check_writable(arguments.out)
     rng = np.random.default_rng(arguments.seed)

@@ -1,0 +1,40 @@
+"""Make a small copy of a figure, for the pages that show results: at most 60 KB.
+
+    python examples/thumbnail.py runs/mnist/manifold.png examples/figures/keras-mnist-manifold.png
+"""
+
+import argparse
+import io
+
+from common import at_least_1, command
+from PIL import Image
+
+from minivae.files import atomic_write
+
+MOST_BYTES = 60_000
+
+
+def shrink(picture, width):
+    """The bytes of a PNG of this width, or of as much less as keeps it small, with a palette of 64 colours."""
+    while True:
+        height = round(picture.height * width / picture.width)
+        small = picture.resize((width, height), Image.LANCZOS).quantize(64, dither=Image.Dither.NONE)
+        content = io.BytesIO()
+        small.save(content, "PNG", optimize=True)
+        if content.tell() <= MOST_BYTES:
+            return content.getvalue()
+        width = width * 9 // 10
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figure")
+    parser.add_argument("copy")
+    parser.add_argument("--width", type=at_least_1, default=600, help="in pixels")
+    arguments = parser.parse_args()
+    with Image.open(arguments.figure) as picture, atomic_write(arguments.copy) as file:
+        file.write(shrink(picture.convert("RGB"), arguments.width))
+
+
+if __name__ == "__main__":
+    command(main)
