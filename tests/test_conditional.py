@@ -102,6 +102,24 @@ def test_a_step_allocates_and_transfers_nothing():
         assert (n.allocations, n.transfers, n.synchronisations, n.copies) == (0, 0, 0, 0)
 
 
+def test_the_figure_of_styles_decodes_each_style_as_every_class():
+    from minivae import plots
+
+    vae, (x, y) = small_vae(), draw(2)
+    ax = plots.styles(vae, x, y, image_shape=(2, 3)).axes[0]
+    picture, gap = ax.images[0].get_array(), plots.GAP
+    mu, _ = vae.encode(x, y=y)
+    for row in range(2):
+        top = row * (2 + gap)
+        np.testing.assert_allclose(picture[top : top + 2, :3].ravel(), x[row], atol=1e-6)
+        for label in range(3):
+            left = (label + 1) * (3 + gap)
+            cell = picture[top : top + 2, left : left + 3]
+            np.testing.assert_allclose(cell.ravel(), vae.decode(mu[row : row + 1], y=label)[0], atol=1e-6)
+    with pytest.raises(mv.MiniVAEError, match="needs a conditional model"):
+        plots.styles(mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)]), x, y)
+
+
 def test_a_saved_model_knows_its_classes(tmp_path):
     vae, (x, y) = small_vae(), draw(5)
     vae.save(tmp_path / "model.safetensors")

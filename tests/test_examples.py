@@ -143,6 +143,26 @@ def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
+def test_the_conditional_example_writes_every_digit_in_each_style(tmp_path):
+    process = run(
+        "conditional_mnist.py", "--dataset", "sample", "--backend", "numpy", "--epochs", 2, "--hidden", 32,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert re.fullmatch(LAST_LINE, process.stdout.splitlines()[-1])
+    assert minivae.load(tmp_path / "model.safetensors").n_classes == 10
+    assert {"styles.png", "loss_curves.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_convolutional_example(tmp_path):
+    """With two maps instead of 64 and a hundred images: whether it runs to the end."""
+    process = run(
+        "conv_mnist.py", "--dataset", "sample", "--backend", "numpy", "--epochs", 1, "--maps", 2, "--limit", 100,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert re.fullmatch(LAST_LINE, process.stdout.splitlines()[-1])
+    assert {"manifold.png", "reconstructions.png", "metrics.csv"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_an_explicit_gpu_is_never_replaced(tmp_path):
     process = train(tmp_path, "--backend", "cupy", status=2)
     assert "CuPy is not installed" in process.stderr and "pip install" in process.stderr
