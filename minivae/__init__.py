@@ -15,7 +15,7 @@ from .errors import Interrupted, MiniVAEError
 from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .gradcheck import gradcheck
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
-from .likelihoods import Bernoulli, Gaussian
+from .likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
 from .optimizers import SGD, Adam, RMSprop
 from .posteriors import DiagonalGaussian
 from .stopping import linear_warmup
@@ -31,6 +31,7 @@ __all__ = [
     "VAE",
     "Adam",
     "Bernoulli",
+    "Categorical",
     "Conv2d",
     "ConvTranspose2d",
     "Dense",
@@ -45,10 +46,12 @@ __all__ = [
     "Losses",
     "MiniVAEError",
     "Planar",
+    "PredictedVarianceGaussian",
     "RMSprop",
     "ReLU",
     "Reshape",
     "Sequential",
+    "SharedVarianceGaussian",
     "Sigmoid",
     "Tanh",
     "binarize",

@@ -25,7 +25,7 @@ def binarize(x, seed=0):
     x : a NumPy array (N, ...) of uint8 pixels, or of numbers in [0, 1]
     Returns uint8 pixels of 0 or 255 in the shape of x; the same seed gives the same draw. It is meant for
     evaluation: `fit(binarize=True)` draws anew in every epoch.
-    Source: Salakhutdinov & Murray 2008, section 5; drawn anew: Burda, Grosse & Salakhutdinov 2016, section 5.
+    Source: Salakhutdinov & Murray 2008; drawn anew: Burda, Grosse & Salakhutdinov 2016, section 5.
     """
     x = np.asarray(x)
     check_grey(x)

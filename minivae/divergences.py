@@ -4,6 +4,9 @@ import math
 
 LOG_2PI = math.log(2 * math.pi)
 
+# Beyond these bounds exp(log_var) would soon leave the range of float32; log_var is held there.
+LOG_VAR_MIN, LOG_VAR_MAX = -80.0, 80.0
+
 
 def gaussian_kl(xp, mu, log_var, *, kl, work):
     """KL(q || p) between a diagonal Gaussian and the standard normal.
@@ -49,7 +52,7 @@ def free_bits(xp, mu, log_var, least, *, keep, floor, work):
     keep        : (1, D)   overwritten with zeros and ones; the gradient of kl + floor is keep times that of kl
     floor       : (B,)     overwritten; nats
     work        : two arrays (B, D) and one (1, D), overwritten
-    Source: Kingma et al. 2016, appendix C.8, each dimension being a group.
+    Source: Kingma et al. 2016, on free bits; each dimension being a group.
     """
     terms, square, mean = work
     xp.exp(log_var, out=terms)

@@ -198,7 +198,7 @@ def autoregressive_masks(dim, hidden, context=0, reverse=False):
     Each unit has a degree: input and output i have i = 1..dim (dim..1 if `reverse`), context inputs 0, and hidden
     units run through 1..dim - 1. A hidden unit sees inputs of at most its degree, an output only hidden units below.
     Returns NumPy arrays of zeros and ones, (dim + context, hidden) and (hidden, 2 dim), for the outputs m and s.
-    Source: Germain, Gregor, Murray & Larochelle 2015, equations 12 and 13.
+    Source: Germain, Gregor, Murray & Larochelle 2015, section 4.
     """
     inputs = np.arange(1, dim + 1)[:: -1 if reverse else 1]
     within = np.arange(hidden) % max(1, dim - 1) + 1
@@ -233,7 +233,7 @@ def gated_step(xp, z, m, s, *, gate, z_out, log_det, work):
 
     z, m, s, gate, z_out, work : (N, D);  log_det : (N, 1).  The last four are overwritten.
     It is a flow when m_d and s_d depend only on the z before z_d: the Jacobian is then triangular.
-    Source: Kingma et al. 2016, equations 13 and 14.
+    Source: Kingma et al. 2016, algorithm 1.
     """
     xp.multiply(s, 0.5, out=gate)
     xp.tanh(gate, out=gate)

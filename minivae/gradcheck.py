@@ -16,7 +16,7 @@ from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .errors import MiniVAEError
 from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
-from .likelihoods import Bernoulli, Gaussian
+from .likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
 from .parameters import allocate
 from .posteriors import DiagonalGaussian
 from .vae import VAE
@@ -299,6 +299,9 @@ def checks():
         "flows log q": lambda b: check_posterior(b, small_flows(), 9, "log_q"),
         "Bernoulli": lambda b: check_likelihood(b, Bernoulli(), pixels),
         "Gaussian": lambda b: check_likelihood(b, Gaussian(std=0.5), pixels),
+        "shared variance": lambda b: check_likelihood(b, SharedVarianceGaussian(0.5), pixels),
+        "predicted variance": lambda b: check_likelihood(b, PredictedVarianceGaussian(), pixels),
+        "Categorical": lambda b: check_likelihood(b, Categorical(3), pixels),
         "ELBO": lambda b: check_bound(b, ELBO(), "ELBO, analytic KL", (4,)),
         "ELBO samples": lambda b: check_bound(b, ELBO(), "ELBO, Monte-Carlo KL", (3, 4)),
         "ImportanceWeighted": lambda b: check_bound(b, ImportanceWeighted(), "importance-weighted bound", (3, 4)),

@@ -1,11 +1,8 @@
 """q(z given x): the diagonal Gaussian, sampled by the reparameterization step."""
 
-from .divergences import LOG_2PI, free_bits, gaussian_kl, gaussian_kl_backward
+from .divergences import LOG_2PI, LOG_VAR_MAX, LOG_VAR_MIN, free_bits, gaussian_kl, gaussian_kl_backward
 from .errors import MiniVAEError
 from .parameters import Module
-
-# Beyond these bounds exp(log_var) would soon leave the range of float32; log_var is held there.
-LOG_VAR_MIN, LOG_VAR_MAX = -80.0, 80.0
 
 
 def reparameterize(xp, mu, log_var, eps, *, std, z):
