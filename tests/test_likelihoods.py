@@ -73,6 +73,7 @@ def test_large_logits_do_not_overflow():
     likelihood = attached(mv.Categorical(2))
     assert likelihood.log_prob(np.zeros((1, 1)), np.array([[1e4, -1e4]]))[0, 0] == 0
     assert likelihood.log_prob(np.ones((1, 1)), np.array([[1e4, -1e4]]))[0, 0] == -2e4
+    assert likelihood.mean(np.array([[1e4, -1e4]]))[0, 0] == 0
 
 
 LEARNED = {
