@@ -1,7 +1,8 @@
 """minivae: variational autoencoders with every gradient written by hand, on NumPy and on CuPy.
 
-Read it in this order: backend, parameters, layers, conv, divergences, likelihoods, posteriors, bounds, vae,
-optimizers, training. `minivae.data` and `minivae.plots` stand apart and are imported by those who use them.
+Read it in this order: backend, parameters, layers, conv, divergences, likelihoods, posteriors, flows, bounds, vae,
+optimizers, binarization, training. `minivae.data` and `minivae.plots` stand apart and are imported by those who use
+them.
 """
 
 
