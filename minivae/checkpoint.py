@@ -16,7 +16,6 @@ The same model always makes the same bytes.
 import inspect
 import json
 import os
-import zipfile
 import zlib
 
 import numpy as np
@@ -55,9 +54,9 @@ def load(path, backend="numpy"):
     try:
         model = build(record["model"])
         _check_shapes(model, weights)
-        vae = _make(VAE, model | {"backend": backend})
+        vae = VAE(**model, backend=backend)
         vae.parameters.load(weights)
-    except MiniVAEError as error:
+    except Exception as error:  # whatever a damaged or newer description makes the constructors raise
         raise MiniVAEError(f"{path} does not make a model: {error}") from error
     return vae
 
@@ -123,16 +122,7 @@ def build(value):
     part = _parts().get(str(value["class"]))
     if part is None:
         raise MiniVAEError(f"this minivae has no {value['class']!r}: was it written by a newer one?")
-    return _make(part, arguments)
-
-
-def _make(cls, arguments):
-    try:
-        return cls(**arguments)
-    except MiniVAEError:
-        raise
-    except Exception as error:  # whatever damaged or newer arguments make a constructor raise
-        raise MiniVAEError(f"{cls.__name__} cannot be made from {arguments}: {error}") from error
+    return part(**arguments)
 
 
 def _parts():
@@ -146,7 +136,7 @@ def _parts():
 def _check_shapes(model, weights):
     """Compare before a model is allocated: what is in the file bounds the memory that loading it takes."""
     modules = {name: value for name, value in model.items() if isinstance(value, Module)}
-    modules |= {name: _make(Sequential, {"layers": model.get(name)}) for name in ("encoder", "decoder")}
+    modules |= {name: Sequential(model[name]) for name in ("encoder", "decoder")}
     wanted = {f"{name}.{key}": shape for name, part in modules.items() for key, shape in part.shapes().items()}
     for name in sorted(wanted.keys() | weights.keys()):
         in_file = weights[name].shape if name in weights else "none"
@@ -218,12 +208,14 @@ def _crc32(record, arrays):
 
 
 def _read_safetensors(path):
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(RECORD)
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever the damage makes the reader raise
         raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
 
 
@@ -231,6 +223,8 @@ def _read_npz(path):
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
             arrays = {name: members[name] for name in members.files}
-    except (ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever the damage makes the readers of zip files and of arrays raise
         raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
     return arrays, str(arrays.pop(RECORD)) if RECORD in arrays else None

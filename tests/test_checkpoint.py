@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -163,9 +161,9 @@ def edit(path, change):
     [
         (lambda arrays, record: record.update(format=2), "has format 2.*up to format 1: install a newer"),
         (lambda arrays, record: record["model"]["encoder"][1].update({"class": "Mish"}), "has no 'Mish'.*newer"),
-        (lambda arrays, record: record["model"]["encoder"][1].update(slope=2), "ReLU cannot be made from.*slope"),
-        (lambda arrays, record: record["model"].update(depth=2), "VAE cannot be made from"),
-        (lambda arrays, record: record["model"].pop("decoder"), "Sequential cannot be made"),
+        (lambda arrays, record: record["model"]["encoder"][1].update(slope=2), "does not make a model: ReLU.*argument"),
+        (lambda arrays, record: record["model"].update(depth=2), "does not make a model: VAE.*depth"),
+        (lambda arrays, record: record["model"].pop("decoder"), "does not make a model: 'decoder'"),
         (lambda arrays, record: record["model"].update(beta=-1), "beta should be"),
         (lambda arrays, record: record.update(model=[]), "describes no model"),
         (lambda arrays, record: record.update(format=None), "no checkpoint.*NoneType"),
@@ -217,11 +215,6 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(path, monkeypatch):
 def test_a_folder_that_is_missing_is_named(tmp_path):
     with pytest.raises(mv.MiniVAEError, match="cannot write .*nowhere.*No such file"):
         make().save(tmp_path / "nowhere" / "model.safetensors")
-
-
-def test_importing_minivae_imports_no_file_format():
-    code = "import sys, minivae; print([m for m in ('safetensors', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 # ----------------------------------------------------------------------------------------- PyTorch
