@@ -87,6 +87,7 @@ def test_letters_stop_early_and_keep_the_best_weights(tmp_path):
     assert f"test -ELBO {losses.negative_elbo:.1f} nats" in process.stdout
 
 
+@pytest.mark.slow
 def test_letters_figures_and_larger_latents(tmp_path):
     write_letters(tmp_path, n_train=8, n_test=2)
     arguments = "--data-dir", tmp_path, "--backend", "numpy", "--epochs", 1, "--limit", 200
@@ -97,6 +98,7 @@ def test_letters_figures_and_larger_latents(tmp_path):
     assert names[1] == {"loss_curves", "reconstructions", "latent_space", "samples", "kl_per_dimension"}
 
 
+@pytest.mark.slow
 def test_autoencoder_finds_white_images_strange(tmp_path):
     folder = tmp_path / "fashion-mnist"
     folder.mkdir()
@@ -161,5 +163,5 @@ def test_figures_of_the_results_page_are_small_and_exist():
     page = (ROOT / "examples" / "README.md").read_text()
     named = {Path(path).name for path in re.findall(r"\]\((figures/[^)]+)\)", page)}
     files = {path.name: path.stat().st_size for path in (ROOT / "examples" / "figures").iterdir()}
-    assert named and named == files.keys()
+    assert named and named <= files.keys()
     assert max(files.values()) <= 60_000
