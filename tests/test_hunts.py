@@ -1,0 +1,124 @@
+"""Slow hunts for what no example thought of: models drawn at random, and a training that never ends.
+
+    pytest -m slow tests/test_hunts.py
+"""
+
+import copy
+import tracemalloc
+
+import fakegpu
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import minivae as mv
+
+ACTIVATIONS = st.sampled_from([mv.ReLU, mv.Sigmoid, mv.Tanh])
+
+
+@st.composite
+def stacks(draw, n_in, n_out):
+    """Layers from n_in to n_out values: up to three Dense layers, each but the last perhaps with an activation."""
+    layers, width = [], n_in
+    for _ in range(draw(st.integers(0, 2))):
+        next_width = draw(st.integers(1, 9))
+        layers.append(mv.Dense(width, next_width))
+        if draw(st.booleans()):
+            layers.append(draw(ACTIVATIONS)())
+        width = next_width
+    return [*layers, mv.Dense(width, n_out)]
+
+
+@st.composite
+def models(draw):
+    """A function of backend and dtype that makes one model, a batch for it, and noise."""
+    X, D, B, L = draw(st.integers(1, 9)), draw(st.integers(1, 4)), draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    encoder, decoder = draw(stacks(X, 2 * D)), draw(stacks(D, X))
+    likelihood = draw(st.sampled_from([mv.Bernoulli, mv.Gaussian, lambda: mv.Gaussian(0.4, constants=False)]))
+    bound = draw(st.sampled_from([mv.ELBO, mv.ImportanceWeighted]))
+    kl = draw(st.sampled_from([None, "monte-carlo"]))
+    beta, seed = draw(st.floats(0, 4)), draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+    x, eps = rng.random((B, X)), rng.standard_normal((L, B, D))
+
+    def make(backend="numpy", dtype="float64"):
+        parts = {"beta": beta, "bound": bound(), "kl": kl, "seed": seed, "dtype": dtype, "backend": backend}
+        vae = mv.VAE(copy.deepcopy(encoder), copy.deepcopy(decoder), likelihood(), **parts)
+        biases = np.random.default_rng(seed)
+        weights = vae.parameters.to_host()
+        vae.parameters.load({name: w + 0.3 * biases.standard_normal(w.shape) for name, w in weights.items()})
+        return vae
+
+    return make, x, eps
+
+
+hunt = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.slow
+@hunt
+@given(models())
+def test_gradients_are_those_of_finite_differences(model):
+    make, x, eps = model
+    result = mv.gradcheck(make(), x, eps, limit=6)
+    # A ReLU of a row that lies within the step of its kink has no derivative to compare with.
+    assert result.error < 1e-5 or "ReLU" in repr(make().encoder.layers + make().decoder.layers), result.where
+
+
+@pytest.mark.slow
+@hunt
+@given(models())
+def test_backends_and_precisions_agree(model):
+    make, x, eps = model
+    exact = make()
+    losses = exact.loss_and_gradients(x, eps)
+    backend = fakegpu.backend()
+    for vae, tolerance in ((make(backend), 1e-9), (make("numpy", "float32"), 1e-3), (make(backend, "float32"), 1e-3)):
+        same = vae.loss_and_gradients(x, eps)
+        scale = 1 + abs(losses.reconstruction) + abs(losses.kl)
+        assert abs(same.loss - losses.loss) < tolerance * scale
+        error = np.abs(vae.backend.to_host(vae.gradients.flat) - exact.gradients.flat).max()
+        assert error < tolerance * (1 + np.abs(exact.gradients.flat).max())
+
+
+@pytest.mark.slow
+@hunt
+@given(models(), st.integers(1, 30))
+def test_shapes_and_batches(model, batch_size):
+    make, x, eps = model
+    vae, (B, X), D = make(), x.shape, eps.shape[2]
+    mu, log_var = vae.encode(x)
+    assert mu.shape == log_var.shape == (B, D)
+    assert vae.decode(mu).shape == vae.reconstruct(x).shape == (B, X)
+    assert vae.reconstruct(x, eps).shape == (len(eps), B, X)
+    assert vae.sample(5).shape == (5, X)
+    in_batches = vae.evaluate(x, samples=2, batch_size=batch_size)
+    assert vae.evaluate(x, samples=2).loss == pytest.approx(in_batches.loss, rel=1e-9, abs=1e-9)
+    history = mv.fit(vae, x, epochs=2, batch_size=min(batch_size, B), samples=len(eps), optimizer=mv.SGD(1e-4))
+    assert np.isfinite(history["train_loss"]).all()
+
+
+@pytest.mark.slow
+def test_a_thousand_epochs_take_no_more_memory_than_a_hundred(tmp_path):
+    """With a checkpoint, validation and a short last batch; the history itself grows by some 1 KB an epoch."""
+    x, used = np.random.default_rng(0).integers(0, 256, (130, 64), np.uint8), {}
+    vae = mv.VAE([mv.Dense(64, 32), mv.ReLU(), mv.Dense(32, 8)], [mv.Dense(4, 32), mv.ReLU(), mv.Dense(32, 64)])
+
+    def measure(history):
+        if len(history) in (100, 1000):
+            used[len(history)] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    mv.fit(
+        vae,
+        x,
+        validation_split=0.2,
+        epochs=1000,
+        batch_size=16,
+        patience=1000,
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        callbacks=[measure],
+    )
+    tracemalloc.stop()
+    assert used[1000] - used[100] < 900 * 2000
