@@ -4,7 +4,8 @@
 """
 
 import copy
-import tracemalloc
+import os
+from pathlib import Path
 
 import fakegpu
 import numpy as np
@@ -99,26 +100,22 @@ def test_shapes_and_batches(model, batch_size):
     assert np.isfinite(history["train_loss"]).all()
 
 
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.mark.slow
-def test_a_thousand_epochs_take_no_more_memory_than_a_hundred(tmp_path):
-    """With a checkpoint, validation and a short last batch; the history itself grows by some 1 KB an epoch."""
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_a_thousand_epochs_take_no_more_memory_than_a_hundred():
+    """With validation and a short last batch; the history itself grows by some 1 KB an epoch."""
     x, used = np.random.default_rng(0).integers(0, 256, (130, 64), np.uint8), {}
     vae = mv.VAE([mv.Dense(64, 32), mv.ReLU(), mv.Dense(32, 8)], [mv.Dense(4, 32), mv.ReLU(), mv.Dense(32, 64)])
 
     def measure(history):
         if len(history) in (100, 1000):
-            used[len(history)] = tracemalloc.get_traced_memory()[0]
+            used[len(history)] = resident_bytes()
 
-    tracemalloc.start()
-    mv.fit(
-        vae,
-        x,
-        validation_split=0.2,
-        epochs=1000,
-        batch_size=16,
-        patience=1000,
-        checkpoint=tmp_path / "checkpoint.safetensors",
-        callbacks=[measure],
-    )
-    tracemalloc.stop()
-    assert used[1000] - used[100] < 900 * 2000
+    mv.fit(vae, x, validation_split=0.2, epochs=1000, batch_size=16, patience=1000, callbacks=[measure])
+    growth = used[1000] - used[100]
+    print(f"{used[100]} bytes after 100 epochs, {growth} more after 1,000")
+    assert growth < 2 * 2**20
