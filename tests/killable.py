@@ -16,10 +16,10 @@ import minivae as mv
 
 def train(checkpoint, epochs=30, n=600, resume=True, callbacks=()):
     rng = np.random.default_rng(0)
-    x = (rng.random((n, 20)) < rng.random(20)).astype(np.float32)
-    vae = mv.VAE(
-        [mv.Dense(20, 16), mv.ReLU(), mv.Dense(16, 6)], [mv.Dense(3, 16), mv.Tanh(), mv.Dense(16, 20)], seed=1
-    )
+    x = rng.random((n, 20), np.float32) * rng.random(20, np.float32)
+    encoder = [mv.Dense(20 + 2, 16), mv.ReLU(), mv.Dense(16, 6)]
+    decoder = [mv.Dense(3 + 2, 16), mv.Tanh(), mv.Dense(16, 20)]
+    vae = mv.VAE(encoder, decoder, posterior=mv.FlowPosterior([mv.Planar(3)]), n_classes=2, seed=1)
     history = mv.fit(
         vae,
         x,
@@ -27,6 +27,8 @@ def train(checkpoint, epochs=30, n=600, resume=True, callbacks=()):
         epochs=epochs,
         batch_size=7,
         samples=3,
+        binarize=True,
+        y_train=np.arange(n) % 2,
         optimizer=mv.Adam(1e-2),
         patience=epochs // 3,
         beta_schedule=mv.linear_warmup(4),
