@@ -56,7 +56,11 @@ class NumpyBackend:
         np.take(rows, index, axis=0, out=out, mode="clip")  # "clip" is three times as fast as "raise"
 
     def fuse(self, function):
-        """A function that does what `function(xp, ...)` does, as one pass over the arrays where that can be."""
+        """A function that does what `function(xp, ...)` does, as one pass over the arrays where that can be.
+
+        Throughout the package, functions that take `xp` first hold elementwise operations only and can be fused;
+        those that take `backend` first hold sums and products too.
+        """
         return function
 
     def graph(self, step):
@@ -104,6 +108,7 @@ class CupyBackend:
         self.xp = xp
         self.reason = reason
         self._products = products
+        self._fused = {}
 
     @property
     def device(self):
@@ -132,8 +137,14 @@ class CupyBackend:
         self.xp.take(rows, index, axis=0, out=out)
 
     def fuse(self, function):
-        """A function that does what `function(xp, ...)` does, as one kernel: elementwise operations only."""
-        return _Fused(self.xp, function)
+        """A function that does what `function(xp, ...)` does, as one kernel: elementwise operations only.
+
+        `function` takes arrays and numbers, no tuples of them, and returns nothing. Arrays may be broadcast, but what
+        is written has the full shape. It is compiled once, however often it is asked for.
+        """
+        if function not in self._fused:
+            self._fused[function] = _Fused(self.xp, function)
+        return self._fused[function]
 
     def graph(self, step):
         """A function that does what `step()` does, as one launch where the device can (a CUDA graph).

@@ -12,6 +12,29 @@ import math
 from .parameters import Module
 
 
+def averages(xp, log_px, kl, *, reconstruction, mean_kl, log_px_share, kl_share):
+    """What every bound reports, from sums over the samples: reconstruction = -log_px / L and mean_kl = kl / L.
+
+    All arrays are (B,), the last two overwritten. The shares are floats: 1 over how many samples a sum has.
+    """
+    xp.multiply(log_px, -log_px_share, out=reconstruction)
+    xp.multiply(kl, kl_share, out=mean_kl)
+
+
+def elbo_loss(xp, log_px, kl, beta, *, loss, reconstruction, mean_kl, log_px_share, kl_share):
+    """loss = beta mean_kl + reconstruction, with the `averages`;  beta (1,), the other arrays (B,)."""
+    shares = {"log_px_share": log_px_share, "kl_share": kl_share}
+    averages(xp, log_px, kl, reconstruction=reconstruction, mean_kl=mean_kl, **shares)
+    xp.multiply(mean_kl, beta, out=loss)
+    xp.add(loss, reconstruction, out=loss)
+
+
+def elbo_loss_backward(xp, beta, *, dkl, share):
+    """dkl = share beta, with share 1 over the size of dkl;  beta (1,);  dkl (B,) or (L, B), overwritten."""
+    xp.copyto(dkl, beta)
+    xp.multiply(dkl, share, out=dkl)
+
+
 def importance_weights(xp, log_w, *, bound, weights, total):
     """The importance-weighted bound on log p(x), and the share of each sample in it.
 
@@ -31,24 +54,29 @@ def importance_weights(xp, log_w, *, bound, weights, total):
     xp.add(bound, total, out=bound)
 
 
+def importance_weights_backward(xp, weights, beta, *, dlog_px, dkl, share):
+    """The gradients of the importance-weighted loss averaged over the batch, with share = 1 / B.
+
+        dlog_px = -share weights,   dkl = share beta weights
+
+    weights, dlog_px, dkl : (L, B), the last two overwritten;  beta : (1,)
+    """
+    xp.multiply(weights, -share, out=dlog_px)
+    xp.multiply(weights, share, out=dkl)
+    xp.multiply(dkl, beta, out=dkl)
+
+
 class Bound(Module):
     """The parts of the loss that do not depend on the bound."""
 
     needs_samples = False  # whether kl must be (L, B)
 
-    def _averages(self, log_px, kl):
-        """terms (3, B) and its rows; those of the reconstruction and the KL are filled in."""
-        xp, (L, B) = self.xp, log_px.shape
+    def _sums(self, log_px, kl):
+        """The first two arguments of `averages`, and the others by name."""
+        L, B = log_px.shape
         terms = self.buffers("terms", 3, B)
-        loss, reconstruction, mean_kl = terms[0], terms[1], terms[2]
-        xp.sum(log_px, axis=0, out=reconstruction)
-        xp.multiply(reconstruction, -1 / L, out=reconstruction)
-        if kl.ndim == 1:
-            xp.copyto(mean_kl, kl)
-        else:
-            xp.sum(kl, axis=0, out=mean_kl)
-            xp.multiply(mean_kl, 1 / L, out=mean_kl)
-        return terms, loss, reconstruction, mean_kl
+        named = {"reconstruction": terms[1], "mean_kl": terms[2], "log_px_share": 1 / L, "kl_share": B / kl.size}
+        return self.over_samples("log_px", log_px), kl if kl.ndim == 1 else self.over_samples("kl", kl), named
 
 
 class ELBO(Bound):
@@ -63,15 +91,14 @@ class ELBO(Bound):
         self.dlog_px = self.buffers("dlog_px", *log_px.shape)
         self.dkl = self.buffers("dkl", *kl.shape)
         self.beta = beta
-        terms, loss, reconstruction, mean_kl = self._averages(log_px, kl)
-        self.xp.multiply(mean_kl, beta, out=loss)
-        self.xp.add(loss, reconstruction, out=loss)
+        *sums, named = self._sums(log_px, kl)
+        terms = self.buffers("terms", 3, log_px.shape[1])
+        self.fuse(elbo_loss)(self.xp, *sums, beta, loss=terms[0], **named)
         return terms
 
     def backward(self):
         self.dlog_px.fill(-1 / self.dlog_px.size)
-        self.dkl.fill(1 / self.dkl.size)
-        self.xp.multiply(self.dkl, self.beta, out=self.dkl)
+        self.fuse(elbo_loss_backward)(self.xp, self.beta, dkl=self.dkl, share=1 / self.dkl.size)
         return self.dlog_px, self.dkl
 
 
@@ -93,14 +120,14 @@ class ImportanceWeighted(Bound):
         xp.multiply(kl, beta, out=log_w)
         xp.subtract(log_px, log_w, out=log_w)
         importance_weights(xp, log_w, bound=bound, weights=self.weights, total=self.buffers("total", 1, B))
-        terms, loss, _, _ = self._averages(log_px, kl)
-        xp.negative(bound[0], out=loss)
+        *sums, named = self._sums(log_px, kl)
+        self.fuse(averages)(xp, *sums, **named)
+        terms = self.buffers("terms", 3, B)
+        xp.negative(bound[0], out=terms[0])
         return terms
 
     def backward(self):
         xp, (L, B) = self.xp, self.weights.shape
         dlog_px, dkl = self.buffers("dlog_px", L, B), self.buffers("dkl", L, B)
-        xp.multiply(self.weights, -1 / B, out=dlog_px)
-        xp.multiply(dlog_px, self.beta, out=dkl)
-        xp.negative(dkl, out=dkl)
+        self.fuse(importance_weights_backward)(xp, self.weights, self.beta, dlog_px=dlog_px, dkl=dkl, share=1 / B)
         return dlog_px, dkl

@@ -8,7 +8,7 @@ LOG_2PI = math.log(2 * math.pi)
 LOG_VAR_MIN, LOG_VAR_MAX = -80.0, 80.0
 
 
-def gaussian_kl(xp, mu, log_var, *, kl, work):
+def gaussian_kl(backend, mu, log_var, *, kl, work):
     """KL(q || p) between a diagonal Gaussian and the standard normal.
 
         kl_b = 1/2 sum_d (mu^2 + exp(log_var) - log_var - 1)
@@ -19,13 +19,21 @@ def gaussian_kl(xp, mu, log_var, *, kl, work):
     Source: Kingma & Welling 2014, appendix B.
     """
     terms, square = work
+    backend.fuse(gaussian_kl_terms)(backend.xp, mu, log_var, terms=terms, work=square)
+    backend.xp.sum(terms, axis=1, out=kl)
+
+
+def gaussian_kl_terms(xp, mu, log_var, *, terms, work):
+    """The KL of each dimension, 1/2 (mu^2 + exp(log_var) - log_var - 1).
+
+    mu, log_var, terms, work : (B, D), the last two overwritten; nats
+    """
     xp.exp(log_var, out=terms)
     xp.subtract(terms, log_var, out=terms)
-    xp.multiply(mu, mu, out=square)
-    xp.add(terms, square, out=terms)
-    xp.sum(terms, axis=1, out=kl)
-    xp.subtract(kl, mu.shape[1], out=kl)
-    xp.multiply(kl, 0.5, out=kl)
+    xp.multiply(mu, mu, out=work)
+    xp.add(terms, work, out=terms)
+    xp.subtract(terms, 1, out=terms)
+    xp.multiply(terms, 0.5, out=terms)
 
 
 def gaussian_kl_backward(xp, dkl, mu, log_var, *, dmu, dlog_var):
@@ -42,7 +50,7 @@ def gaussian_kl_backward(xp, dkl, mu, log_var, *, dmu, dlog_var):
     xp.multiply(dlog_var, dkl, out=dlog_var)
 
 
-def free_bits(xp, mu, log_var, least, *, keep, floor, work):
+def free_bits(backend, mu, log_var, least, *, keep, floor, work):
     """What must be added to the KL so that no dimension costs less than `least` nats, on average over the batch.
 
         kl_bd   = 1/2 (mu^2 + exp(log_var) - log_var - 1),   keep_d = mean_b kl_bd > least
@@ -54,13 +62,9 @@ def free_bits(xp, mu, log_var, least, *, keep, floor, work):
     work        : two arrays (B, D) and one (1, D), overwritten
     Source: Kingma et al. 2016, on free bits; each dimension being a group.
     """
-    terms, square, mean = work
-    xp.exp(log_var, out=terms)
-    xp.subtract(terms, log_var, out=terms)
-    xp.multiply(mu, mu, out=square)
-    xp.add(terms, square, out=terms)
-    xp.multiply(terms, -0.5, out=terms)
-    xp.add(terms, 0.5 + least, out=terms)  # least - kl_bd
+    (terms, square, mean), xp = work, backend.xp
+    backend.fuse(gaussian_kl_terms)(xp, mu, log_var, terms=terms, work=square)
+    xp.subtract(least, terms, out=terms)
     xp.sum(terms, axis=0, keepdims=True, out=mean)
     xp.less(mean, 0, out=keep)
     xp.subtract(1, keep, out=mean)
@@ -68,15 +72,30 @@ def free_bits(xp, mu, log_var, least, *, keep, floor, work):
     xp.sum(terms, axis=1, out=floor)
 
 
-def standard_normal_log_prob(xp, z, *, log_pz, work):
+def standard_normal_log_prob(backend, z, *, log_pz, work):
     """log p(z) under the prior N(0, I).
 
         log_pz = -1/2 sum_d (z^2 + log 2 pi)
 
     z : (L, B, D);  log_pz : (L, B), overwritten; nats;  work : (L, B, D), overwritten
-    Its gradient is dz = -z dlog_pz.
     """
-    xp.multiply(z, z, out=work)
-    xp.sum(work, axis=-1, out=log_pz)
-    xp.add(log_pz, z.shape[-1] * LOG_2PI, out=log_pz)
-    xp.multiply(log_pz, -0.5, out=log_pz)
+    backend.fuse(standard_normal_terms)(backend.xp, z, terms=work)
+    backend.xp.sum(work, axis=-1, out=log_pz)
+
+
+def standard_normal_terms(xp, z, *, terms):
+    """The log-density of each dimension, -1/2 (z^2 + log 2 pi);  z, terms : (L, B, D), terms overwritten."""
+    xp.multiply(z, z, out=terms)
+    xp.add(terms, LOG_2PI, out=terms)
+    xp.multiply(terms, -0.5, out=terms)
+
+
+def standard_normal_log_prob_backward(xp, dkl, z, *, add_to, work):
+    """The gradient of `standard_normal_log_prob` as a part of kl = log q - log p(z), since log p(z) falls by z dz.
+
+        dz += dkl z
+
+    dkl : (L, B, 1);  z : (L, B, D);  add_to : dz (L, B, D);  work : (L, B, D), overwritten
+    """
+    xp.multiply(z, dkl, out=work)
+    xp.add(add_to, work, out=add_to)

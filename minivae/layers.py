@@ -165,12 +165,12 @@ class ReLU(Layer):
 
     def forward(self, x):
         self.y = self.buffers("y", *x.shape)
-        relu(self.xp, x, y=self.y)
+        self.fuse(relu)(self.xp, x, y=self.y)
         return self.y
 
     def backward(self, dy):
         dx = self.buffers("dx", *dy.shape)
-        relu_backward(self.xp, dy, self.y, mask=self.buffers("mask", *dy.shape, dtype=bool), dx=dx)
+        self.fuse(relu_backward)(self.xp, dy, self.y, mask=self.buffers("mask", *dy.shape, dtype=bool), dx=dx)
         return dx
 
 
@@ -179,12 +179,12 @@ class Sigmoid(Layer):
 
     def forward(self, x):
         self.y = self.buffers("y", *x.shape)
-        sigmoid(self.xp, x, y=self.y)
+        self.fuse(sigmoid)(self.xp, x, y=self.y)
         return self.y
 
     def backward(self, dy):
         dx = self.buffers("dx", *dy.shape)
-        sigmoid_backward(self.xp, dy, self.y, dx=dx)
+        self.fuse(sigmoid_backward)(self.xp, dy, self.y, dx=dx)
         return dx
 
 
@@ -193,12 +193,12 @@ class Tanh(Layer):
 
     def forward(self, x):
         self.y = self.buffers("y", *x.shape)
-        tanh(self.xp, x, y=self.y)
+        self.fuse(tanh)(self.xp, x, y=self.y)
         return self.y
 
     def backward(self, dy):
         dx = self.buffers("dx", *dy.shape)
-        tanh_backward(self.xp, dy, self.y, dx=dx)
+        self.fuse(tanh_backward)(self.xp, dy, self.y, dx=dx)
         return dx
 
 

@@ -17,7 +17,7 @@ from .parameters import Module
 LOG_2 = math.log(2)
 
 
-def bernoulli_log_prob(xp, x, logits, *, log_px, prob, work):
+def bernoulli_log_prob(backend, x, logits, *, log_px, prob, work):
     """log p(x given z) for pixels that are Bernoulli with the given logits l.
 
         log_px = sum_i (x l - log(1 + exp(l)))
@@ -34,16 +34,26 @@ def bernoulli_log_prob(xp, x, logits, *, log_px, prob, work):
     Source: Kingma & Welling 2014, appendix C.1.
     """
     terms, term = work
+    backend.fuse(bernoulli_terms)(backend.xp, x, logits, terms=terms, prob=prob, work=term)
+    backend.xp.sum(terms, axis=-1, out=log_px)
+    backend.xp.subtract(log_px, LOG_2 * x.shape[-1], out=log_px)
+
+
+def bernoulli_terms(xp, x, logits, *, terms, prob, work):
+    """What each pixel adds to `bernoulli_log_prob`, but for the constant log 2, and its probability.
+
+        terms = x l - max(l, 0) + log(1 + |t|),   prob = (1 + t) / 2   with t = tanh(l / 2)
+
+    x : (B, X);  logits, terms, prob, work : (L, B, X), the last three overwritten
+    """
     xp.multiply(logits, 0.5, out=prob)
     xp.tanh(prob, out=prob)
     xp.absolute(prob, out=terms)
     xp.log1p(terms, out=terms)
-    xp.maximum(logits, 0, out=term)
-    xp.subtract(terms, term, out=terms)
-    xp.multiply(logits, x, out=term)
-    xp.add(terms, term, out=terms)
-    xp.sum(terms, axis=-1, out=log_px)
-    xp.subtract(log_px, LOG_2 * x.shape[-1], out=log_px)
+    xp.maximum(logits, 0, out=work)
+    xp.subtract(terms, work, out=terms)
+    xp.multiply(logits, x, out=work)
+    xp.add(terms, work, out=terms)
     xp.multiply(prob, 0.5, out=prob)
     xp.add(prob, 0.5, out=prob)
 
@@ -59,19 +69,32 @@ def bernoulli_log_prob_backward(xp, dlog_px, x, prob, *, dlogits):
     xp.multiply(dlogits, dlog_px, out=dlogits)
 
 
-def gaussian_log_prob(xp, x, mean, *, log_var, log_px, residual, work):
+def gaussian_log_prob(backend, x, mean, *, log_var, constant, log_px, residual, work):
     """log p(x given z) for x that is Gaussian around the decoder's output with one fixed variance.
 
-        log_px = -1/2 sum_i ((x - mean)^2 / var + log var + log 2 pi),   var = exp(log_var)
+        log_px = -1/2 sum_i ((x - mean)^2 / var + constant),   var = exp(log_var)
 
-    x : (B, X);  mean, residual, work : (L, B, X);  log_var : a float;  log_px : (L, B); nats
+    where constant = log_var + log 2 pi makes it a density.
+
+    x : (B, X);  mean, residual, work : (L, B, X);  log_var, constant : floats;  log_px : (L, B); nats
     log_px, residual (x - mean) and work are overwritten.
     """
+    backend.fuse(squared_error)(backend.xp, x, mean, residual=residual, square=work)
+    backend.xp.sum(work, axis=-1, out=log_px)
+    factor, offset = -0.5 * math.exp(-log_var), -0.5 * x.shape[-1] * constant
+    backend.fuse(scale_and_shift)(backend.xp, log_px, factor=factor, offset=offset)
+
+
+def squared_error(xp, x, mean, *, residual, square):
+    """residual = x - mean,  square = residual^2;  x (B, X), the others (L, B, X)."""
     xp.subtract(x, mean, out=residual)
-    xp.multiply(residual, residual, out=work)
-    xp.sum(work, axis=-1, out=log_px)
-    xp.multiply(log_px, -0.5 * math.exp(-log_var), out=log_px)
-    xp.subtract(log_px, 0.5 * x.shape[-1] * (log_var + LOG_2PI), out=log_px)
+    xp.multiply(residual, residual, out=square)
+
+
+def scale_and_shift(xp, values, *, factor, offset):
+    """values = factor values + offset, in place, for two floats."""
+    xp.multiply(values, factor, out=values)
+    xp.add(values, offset, out=values)
 
 
 def gaussian_log_prob_backward(xp, dlog_px, residual, *, log_var, dmean):
@@ -206,17 +229,17 @@ class Bernoulli(Likelihood):
         self.x, self.prob = x, self.buffers("prob", *logits.shape)
         log_px = self.buffers("log_px", *logits.shape[:2])
         work = self.buffers("terms", *logits.shape), self.buffers("dlogits", *logits.shape)
-        bernoulli_log_prob(self.xp, x, logits, log_px=log_px, prob=self.prob, work=work)
+        bernoulli_log_prob(self.backend, x, logits, log_px=log_px, prob=self.prob, work=work)
         return log_px
 
     def backward(self, dlog_px):
         dlogits = self.buffers("dlogits", *self.prob.shape)
-        bernoulli_log_prob_backward(self.xp, dlog_px[..., None], self.x, self.prob, dlogits=dlogits)
+        self.fuse(bernoulli_log_prob_backward)(self.xp, dlog_px[..., None], self.x, self.prob, dlogits=dlogits)
         return dlogits.reshape(-1, dlogits.shape[-1])
 
     def mean(self, logits):
         mean = self.buffers("mean", *logits.shape)
-        sigmoid(self.xp, logits, y=mean)
+        self.fuse(sigmoid)(self.xp, logits, y=mean)
         return mean
 
     def sample(self, logits, rng):
@@ -243,19 +266,15 @@ class Gaussian(Likelihood):
         mean = self.by_sample(mean, x)
         self.residual = self.buffers("residual", *mean.shape)
         log_px = self.buffers("log_px", *mean.shape[:2])
-        work = self.buffers("dmean", *mean.shape)
-        gaussian_log_prob(
-            self.xp, x, mean, log_var=self.log_var, log_px=log_px, residual=self.residual, work=work
-        )
-        if not self.constants:
-            self.xp.add(log_px, 0.5 * x.shape[-1] * (self.log_var + LOG_2PI), out=log_px)
+        constant = self.log_var + LOG_2PI if self.constants else 0.0
+        parts = {"log_px": log_px, "residual": self.residual, "work": self.buffers("dmean", *mean.shape)}
+        gaussian_log_prob(self.backend, x, mean, log_var=self.log_var, constant=constant, **parts)
         return log_px
 
     def backward(self, dlog_px):
         dmean = self.buffers("dmean", *self.residual.shape)
-        gaussian_log_prob_backward(
-            self.xp, dlog_px[..., None], self.residual, log_var=self.log_var, dmean=dmean
-        )
+        dlog_px = dlog_px[..., None]
+        self.fuse(gaussian_log_prob_backward)(self.xp, dlog_px, self.residual, log_var=self.log_var, dmean=dmean)
         return dmean.reshape(-1, dmean.shape[-1])
 
     def mean(self, mean):

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from .errors import MiniVAEError
 
 
-def is_finite(backend, array):
-    """Whether an array on the device holds no NaN and no infinity; waits for the device."""
+def is_finite(backend, *arrays):
+    """Whether arrays on the device hold no NaN and no infinity; waits for the device, once for all of them."""
     xp = backend.xp
-    return int(backend.to_host(xp.sum(xp.isfinite(array)))) == array.size
+    counts = xp.empty(len(arrays), "int64")
+    for i, array in enumerate(arrays):
+        xp.sum(xp.isfinite(array.ravel()), axis=0, keepdims=True, out=counts[i : i + 1])
+    return backend.to_host(counts).tolist() == [array.size for array in arrays]
 
 
 def explain(state, start):

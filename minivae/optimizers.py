@@ -31,7 +31,8 @@ class Optimizer:
         self.work = xp.empty_like(self.values)
         self.rate = xp.empty(1, self.values.dtype)
         self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
-        self.update = parameters.backend.fuse(self.rule)
+        self.fuse = parameters.backend.fuse
+        self.update = self.fuse(self.rule)
 
     def fresh_state(self):
         return {}
@@ -44,6 +45,12 @@ class Optimizer:
     def lr(self, lr):
         self._lr = self._positive("lr", lr)
         self.state["lr"].fill(self._lr)
+
+
+def add_momentum(xp, g, *, velocity, momentum):
+    """velocity = momentum velocity + g;  g, velocity (P,), momentum a float."""
+    xp.multiply(velocity, momentum, out=velocity)
+    xp.add(velocity, g, out=velocity)
 
 
 def sgd_update(xp, g, *, p, rate, work):
@@ -73,12 +80,11 @@ class SGD(Optimizer):
         return {"velocity": self.xp.zeros_like(self.values)} if self.momentum else {}
 
     def step(self):
-        xp, work, direction = self.xp, self.work, self.gradients
+        direction = self.gradients
         if self.momentum:
             direction = self.state["velocity"]
-            xp.multiply(direction, self.momentum, out=direction)
-            xp.add(direction, self.gradients, out=direction)
-        self.update(xp, direction, p=self.values, rate=self.state["lr"], work=work)
+            self.fuse(add_momentum)(self.xp, self.gradients, velocity=direction, momentum=self.momentum)
+        self.update(self.xp, direction, p=self.values, rate=self.state["lr"], work=self.work)
 
 
 def rmsprop_update(xp, g, *, p, w, rate, rho, eps, work):
@@ -123,6 +129,28 @@ class RMSprop(Optimizer):
         xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
         parts = {"p": self.values, "w": self.state["w"], "rate": self.rate, "work": self.work}
         self.update(xp, self.gradients, **parts, rho=self.rho, eps=self.eps)
+
+
+def adam_scalars(xp, lr, *, power1, power2, rate, c_eps, beta1, beta2, eps, c, work):
+    """The numbers that the next step of Adam needs, with c = sqrt((1 - beta2^t) / (1 - beta2)).
+
+        rate = lr (1 - beta1) c / (1 - beta1^t),   c_eps = c eps
+
+    power1, power2, c, work : (1,) float64, beta1^t and beta2^t, updated from t - 1, and two that are overwritten
+    lr, rate, c_eps         : (1,) in the parameters' dtype, the last two overwritten;  beta1, beta2, eps : floats
+    """
+    xp.multiply(power1, beta1, out=power1)
+    xp.multiply(power2, beta2, out=power2)
+    xp.subtract(1, power2, out=c)
+    xp.divide(c, 1 - beta2, out=c)
+    xp.sqrt(c, out=c)
+    xp.multiply(c, eps, out=work)
+    xp.copyto(c_eps, work)
+    xp.subtract(1, power1, out=work)
+    xp.divide(c, work, out=c)
+    xp.multiply(c, 1 - beta1, out=c)
+    xp.multiply(c, lr, out=c)
+    xp.copyto(rate, c)
 
 
 def adam_update(xp, g, *, p, m, v, rate, c_eps, beta1, beta2, work):
@@ -174,31 +202,19 @@ class Adam(Optimizer):
 
     def attach(self, parameters, gradients):
         super().attach(parameters, gradients)
-        xp = self.xp
-        self.betas = parameters.backend.asarray([self.beta1, self.beta2], "float64")
-        self.corrections, self.c = xp.empty(2, "float64"), xp.empty(1, "float64")
-        self.c_eps = xp.empty_like(self.rate)
-
-    def _scalars(self):
-        """This step's rate lr (1 - beta1) c / (1 - beta1^t) and c eps, as arrays (1,)."""
         xp, powers = self.xp, self.state["powers"]
-        xp.multiply(powers, self.betas, out=powers)
-        xp.subtract(1, powers, out=self.corrections)
-        xp.divide(self.corrections[1:], 1 - self.beta2, out=self.c)
-        xp.sqrt(self.c, out=self.c)
-        xp.multiply(self.c, self.eps, out=self.c_eps, dtype="float64")
-        xp.divide(self.c, self.corrections[:1], out=self.c)
-        xp.multiply(self.c, 1 - self.beta1, out=self.c)
-        xp.multiply(self.c, self.state["lr"], out=self.rate, dtype="float64")
+        self.c_eps = xp.empty_like(self.rate)
+        self.doubles = {"power1": powers[:1], "power2": powers[1:]}
+        self.doubles |= {name: xp.empty(1, "float64") for name in ("c", "work")}
 
     def step(self):
-        self._scalars()
-        parts = {"p": self.values, "m": self.state["m"], "v": self.state["v"], "work": self.work}
         scalars = {"rate": self.rate, "c_eps": self.c_eps, "beta1": self.beta1, "beta2": self.beta2}
+        self.fuse(adam_scalars)(self.xp, self.state["lr"], **self.doubles, **scalars, eps=self.eps)
+        parts = {"p": self.values, "m": self.state["m"], "v": self.state["v"], "work": self.work}
         self.update(self.xp, self.gradients, **parts, **scalars)
 
 
-def clip_by_norm(xp, gradients, *, limit, norm, work):
+def clip_by_norm(backend, gradients, *, limit, norm, work):
     """Scale all gradients down together where their norm is larger than a limit.
 
         g = g min(1, limit / |g|),   |g| = sqrt(sum of all g^2)
@@ -206,12 +222,18 @@ def clip_by_norm(xp, gradients, *, limit, norm, work):
     gradients (P,) are changed in place; norm (1,) and work (P,) are overwritten; limit : a float
     Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
     """
+    xp = backend.xp
     xp.multiply(gradients, gradients, out=work)
     xp.sum(work, axis=0, keepdims=True, out=norm)
+    backend.fuse(clip_factor)(xp, norm=norm, limit=limit)
+    xp.multiply(gradients, norm, out=gradients)
+
+
+def clip_factor(xp, *, norm, limit):
+    """min(1, limit / sqrt(norm)), in place;  norm (1,), the squared norm;  limit a float."""
     xp.sqrt(norm, out=norm)
     xp.maximum(norm, limit, out=norm)
     xp.divide(limit, norm, out=norm)
-    xp.multiply(gradients, norm, out=gradients)
 
 
 class ClipNorm(Optimizer):
@@ -222,8 +244,9 @@ class ClipNorm(Optimizer):
 
     def attach(self, parameters, gradients):
         self.optimizer.attach(parameters, gradients)
-        self.xp, self.state, self.gradients = parameters.backend.xp, self.optimizer.state, gradients.flat
-        self.work, self.norm = self.xp.empty_like(self.gradients), self.xp.empty(1, self.gradients.dtype)
+        self.backend, self.state, self.gradients = parameters.backend, self.optimizer.state, gradients.flat
+        xp = self.backend.xp
+        self.work, self.norm = xp.empty_like(self.gradients), xp.empty(1, self.gradients.dtype)
 
     @property
     def lr(self):
@@ -234,5 +257,5 @@ class ClipNorm(Optimizer):
         self.optimizer.lr = lr
 
     def step(self):
-        clip_by_norm(self.xp, self.gradients, limit=self.limit, norm=self.norm, work=self.work)
+        clip_by_norm(self.backend, self.gradients, limit=self.limit, norm=self.norm, work=self.work)
         self.optimizer.step()

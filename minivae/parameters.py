@@ -111,8 +111,14 @@ class Module:
             setattr(self, key, parameters[f"{name}.{key}"])
             setattr(self, "d" + key, gradients[f"{name}.{key}"])
 
+    def over_samples(self, name, values):
+        """sum_l values_l for values (L, ...), in the buffer `name`; of one sample it is the values themselves."""
+        if len(values) == 1:
+            return values[0]
+        return self.xp.sum(values, axis=0, out=self.buffers(name, *values.shape[1:]))
+
     def _use(self, name, backend, dtype):
-        self.name, self.backend, self.xp = name, backend, backend.xp
+        self.name, self.backend, self.xp, self.fuse = name, backend, backend.xp, backend.fuse
         self.buffers = Buffers(backend.xp, dtype)
 
 

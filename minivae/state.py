@@ -52,8 +52,7 @@ class TrainingState:
 
     def is_finite(self):
         """Whether no NaN and no infinity has turned up; waits for the device."""
-        arrays = self.vae.parameters.flat, *self.arrays.values()
-        return all(is_finite(self.vae.backend, array) for array in arrays)
+        return is_finite(self.vae.backend, self.vae.parameters.flat, *self.arrays.values())
 
     def snapshot(self):
         return {name: array.copy() for name, array in self.moving().items()}, self.trainer.done

@@ -77,6 +77,18 @@ class Noise:
         self.backend.gather(self.block, row, out=self._row)
 
 
+def advance(xp, *, cursor, noise_row, batch_size):
+    """cursor += batch_size and noise_row += 1;  both (1,), integers."""
+    xp.add(cursor, batch_size, out=cursor)
+    xp.add(noise_row, 1, out=noise_row)
+
+
+def white_pixels(xp, pixels, thresholds, *, white, x):
+    """white = pixels > thresholds, and x the same as zeros and ones;  all (B, X), the last two overwritten."""
+    xp.greater(pixels, thresholds, out=white)
+    xp.copyto(x, white)
+
+
 class Step:
     """One optimizer step on one batch: gather, noise, passes, update, sums.
 
@@ -115,7 +127,8 @@ class Step:
         return n_steps
 
     def run(self):
-        vae, epoch, xp, gather = self.vae, self.epoch, self.vae.xp, self.vae.backend.gather
+        vae, epoch, xp, backend = self.vae, self.epoch, self.vae.xp, self.vae.backend
+        gather, fuse = backend.gather, backend.fuse
         xp.add(self.offsets, epoch.cursor, out=self.positions)
         gather(epoch.permutation, self.positions, out=self.index)
         gather(epoch.data, self.index, out=self.rows)
@@ -123,8 +136,7 @@ class Step:
             gather(epoch.y, self.index, out=self.y)
         if self.thresholds:
             self.thresholds.move_to(self.noise_row)
-            xp.greater(self.rows, self.thresholds.now, out=self.white)
-            xp.copyto(self.x, self.white)
+            fuse(white_pixels)(xp, self.rows, self.thresholds.now, white=self.white, x=self.x)
         else:
             vae.to_unit(self.rows, x=self.x)
         self.noise.move_to(self.noise_row)
@@ -132,8 +144,7 @@ class Step:
         self.optimizer.step()
         xp.sum(terms, axis=1, out=self.sums)
         xp.add(epoch.totals, self.sums, out=epoch.totals)
-        xp.add(epoch.cursor, self.batch_size, out=epoch.cursor)
-        xp.add(self.noise_row, 1, out=self.noise_row)
+        fuse(advance)(xp, cursor=epoch.cursor, noise_row=self.noise_row, batch_size=self.batch_size)
 
 
 class Trainer:

@@ -9,7 +9,7 @@ import numpy as np
 from .backend import generator, get_backend
 from .bounds import ELBO, Bound
 from .conditioning import Labels
-from .divergences import standard_normal_log_prob
+from .divergences import standard_normal_log_prob, standard_normal_log_prob_backward
 from .errors import MiniVAEError
 from .layers import Sequential
 from .likelihoods import Bernoulli, Likelihood
@@ -54,6 +54,12 @@ class Losses:
     def as_columns(self, prefix):
         """A dict with the keys prefix_loss, prefix_reconstruction, prefix_kl."""
         return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
+
+
+def pixels_to_unit(xp, pixels, *, x):
+    """x = pixels / 255, for uint8 pixels."""
+    xp.copyto(x, pixels)
+    xp.multiply(x, 1 / 255, out=x)
 
 
 class VAE:
@@ -241,7 +247,7 @@ class VAE:
         """log q(z given x) - log p(z), (L, B), at the samples."""
         shape = self._z.shape[:2]
         log_pz, kl = self.buffers("log_pz", *shape), self.buffers("kl", *shape)
-        standard_normal_log_prob(self.xp, self._z, log_pz=log_pz, work=self.buffers("work", *self._z.shape))
+        standard_normal_log_prob(self.backend, self._z, log_pz=log_pz, work=self.buffers("work", *self._z.shape))
         self.xp.subtract(self.posterior.log_prob(), log_pz, out=kl)
         return kl
 
@@ -252,10 +258,8 @@ class VAE:
         if self.analytic:
             dstats = self.posterior.backward(dz, dkl=dkl)
         else:
-            # kl = log q - log p(z) and log p(z) falls by z dz, so dz gains dkl z.
-            through_prior = self.buffers("work", *dz.shape)
-            self.xp.multiply(self._z, dkl[..., None], out=through_prior)
-            self.xp.add(dz, through_prior, out=dz)
+            through_prior = self.backend.fuse(standard_normal_log_prob_backward)
+            through_prior(self.xp, dkl[..., None], self._z, add_to=dz, work=self.buffers("work", *dz.shape))
             dstats = self.posterior.backward(dz, dlog_q=dkl)
         self.encoder.backward(dstats)
 
@@ -302,7 +306,7 @@ class VAE:
     def to_unit(self, rows, *, x):
         """x = rows in the model's dtype; uint8 pixels are divided by 255. Both on the device; x is overwritten."""
         if rows.dtype == np.uint8:
-            self.xp.multiply(rows, 1 / 255, out=x, dtype=self.dtype)
+            self.backend.fuse(pixels_to_unit)(self.xp, rows, x=x)
         else:
             self.xp.copyto(x, rows, casting="same_kind")
 

@@ -318,6 +318,7 @@ class Array:
     def fill(self, value):
         if isinstance(value, Array):
             raise Refused("fill takes a number: use copyto")
+        self._device.refuse_while_fusing("fill: use copyto")
         _copyto(self._device, self, value)
 
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
@@ -339,7 +340,8 @@ class Array:
 
 
 def _copyto(device, dst, src, where=None):
-    device.refuse_while_fusing("a copy")
+    if device.kernel is not None:
+        device.kernel.written.append(dst)
     (target,), source = device.check(dst), device.operand(src)
     arrays = [x for x in (dst, src, where) if isinstance(x, Array)]
     mask = True if where is None else device.check(where)[0]

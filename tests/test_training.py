@@ -157,7 +157,7 @@ def test_clipping_scales_the_gradient_to_the_limit_and_never_up(backend, dtype):
     xp = backend.xp
     for values, limit in (([3.0, -4.0], 2.5), ([3.0, -4.0], 5.0), ([3.0, -4.0], 9.0), ([0.0, 0.0], 1.0)):
         g = backend.asarray(values, dtype)
-        clip_by_norm(xp, g, limit=limit, norm=xp.empty(1, dtype), work=xp.empty_like(g))
+        clip_by_norm(backend, g, limit=limit, norm=xp.empty(1, dtype), work=xp.empty_like(g))
         expected = np.array(values) * min(1, limit / max(np.linalg.norm(values), 1e-9))
         np.testing.assert_allclose(backend.to_host(g), expected.astype(dtype), rtol=1e-6)
 
