@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import fakegpu
+import numpy as np
 import pytest
 
 import minivae
@@ -127,3 +128,59 @@ def test_the_imaginary_functions_take_the_real_parameters():
             assert not set(mine) - set(known), f"{name}: {mine} against {known}"
             compared += 1
     assert compared > 50
+
+
+def fused_calls():
+    """Every set of arguments that fused functions get in small trainings: {function: [(operands, named), ...]}."""
+    calls = {}
+
+    class Spy(minivae.backend._Fused):
+        def __call__(self, xp, *operands, **named):
+            calls.setdefault(self._function, []).append((operands, named))
+            super().__call__(xp, *operands, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(minivae.backend, "_Fused", Spy)
+        for optimizer, parts, samples in (
+            (minivae.Adam(), {}, 1),
+            (minivae.RMSprop(), {"kl": "monte-carlo"}, 2),
+            (minivae.SGD(momentum=0.9), {"bound": minivae.ImportanceWeighted()}, 2),
+            (minivae.Adam(), {"likelihood": minivae.Gaussian(0.5), "free_bits": 0.1}, 1),
+        ):
+            encoder = [minivae.Dense(6, 5), minivae.ReLU(), minivae.Dense(5, 4)]
+            decoder = [minivae.Dense(2, 5), minivae.Tanh(), minivae.Dense(5, 4), minivae.Sigmoid(), minivae.Dense(4, 6)]
+            vae = minivae.VAE(encoder, decoder, backend=fakegpu.backend(), **parts)
+            options = {"samples": samples, "clip_norm": 1.0, "binarize": "likelihood" not in parts}
+            minivae.fit(vae, np.zeros((4, 6), np.uint8), epochs=1, batch_size=4, optimizer=optimizer, **options)
+    return calls
+
+
+def like(array):
+    """An array of CuPy with the dtype and shape of an imaginary one, and no memory: none is there without a GPU."""
+    memory = cupy.cuda.UnownedMemory(4096, 1 << 20, None, device_id=0)
+    return cupy.ndarray(array.shape, array.dtype, memptr=cupy.cuda.MemoryPointer(memory, 0))
+
+
+def test_cupy_makes_one_kernel_of_each_fused_function():
+    """By CuPy's own tracer, and none computes in float64 unless it is given float64."""
+    fusion = pytest.importorskip("cupy._core.fusion")
+    calls = fused_calls()
+    assert len(calls) > 25
+    for function, given in calls.items():
+        for operands, named in given:
+            arrays = {key: value for key, value in named.items() if hasattr(value, "dtype")}
+            numbers = {key: value for key, value in named.items() if key not in arrays}
+
+            def body(*values, f=function, n=len(operands), names=tuple(arrays), numbers=numbers):
+                f(cupy, *values[:n], **dict(zip(names, values[n:], strict=True)), **numbers)
+
+            values = [*operands, *arrays.values()]
+            local, history = fusion._thread_local, fusion._FusionHistory()
+            local.history, local.is_old_fusing = history, True
+            try:
+                kernel, _ = history.get_fusion(body, tuple(map(like, values)), function.__name__)
+            finally:
+                local.history, local.is_old_fusing = None, False
+            assert isinstance(kernel, cupy.ElementwiseKernel), function
+            if not any(value.dtype == np.float64 for value in values):
+                assert not re.search(r"\bdouble v\d+_\d+;", kernel.operation), function  # constants are cast
