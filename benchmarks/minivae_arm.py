@@ -21,7 +21,7 @@ class MiniVAE:
         for view, value in zip(
             self.vae.parameters.values(), (tensor for layer in weights for tensor in layer), strict=True
         ):
-            view[:] = value
+            self.vae.backend.upload(value, out=view)
         optimizer = mv.Adam(1e-3) if workload.optimizer == "adam" else mv.RMSprop(1e-3)
         optimizer.attach(self.vae.parameters, self.vae.gradients)
         self.trainer = Trainer(self.vae, optimizer, images, workload.batch, samples=1, seed=0)
@@ -38,7 +38,7 @@ class MiniVAE:
 
     def train(self, order):
         epoch, step, left = self.trainer.epoch, self.trainer.parts[0][0], len(order)
-        epoch.permutation[: order.size] = order.ravel()
+        self.vae.backend.upload(order.ravel(), out=epoch.permutation[: order.size])
         epoch.cursor.fill(0)
         epoch.totals.fill(0)
         self.passes += 1
@@ -48,7 +48,7 @@ class MiniVAE:
             for _ in range(ready):
                 step.launch()
             left -= ready
-        return epoch.totals[0] / order.size
+        return self.vae.backend.to_host(epoch.totals)[0] / order.size
 
 
 class MiniVAENumba(MiniVAE):

@@ -29,7 +29,7 @@ PASSES = 3  # timed passes in a turn
 
 def serve(connection, module, name, workload, threads):
     """The life of a worker: build the arm, then answer `check` and `turn` until told to stop."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # None leaves all of them
     images, rng = synthetic_images(), np.random.default_rng(1)
     arm_class = getattr(importlib.import_module(module), name)
     arm = arm_class(workload, workload.initial_weights(), images, threads)
@@ -65,7 +65,7 @@ class Worker:
     """An arm in a process of its own, started with the thread count already in its environment."""
 
     def __init__(self, module, name, workload, threads):
-        for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if threads else ():
             os.environ[variable] = str(threads)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -83,13 +83,15 @@ class Worker:
         self.process.join()
 
 
-def race(arms, workload, threads, rounds, after_ten_steps=0.02):
+def race(arms, workload, threads, rounds, after_ten_steps=0.02, at_first=1e-5):
     """{arm: sorted milliseconds per step} for arms given as {arm: (module, class name)}.
 
+    threads         : how many cores an arm may use; None for all
     after_ten_steps : by what share the arms' losses may then differ, since each draws noise of its own
+    at_first        : likewise on the initial weights, on the same noise
     """
     workers = {arm: Worker(*where, workload, threads) for arm, where in arms.items()}
-    agree({arm: worker.ask("check") for arm, worker in workers.items()}, after_ten_steps)
+    agree({arm: worker.ask("check") for arm, worker in workers.items()}, after_ten_steps, at_first)
     for worker in workers.values():
         worker.ask("turn")
     times, names = {arm: [] for arm in arms}, list(arms)
@@ -101,11 +103,11 @@ def race(arms, workload, threads, rounds, after_ten_steps=0.02):
     return {arm: sorted(ms) for arm, ms in times.items()}
 
 
-def agree(checks, after_ten_steps):
+def agree(checks, after_ten_steps, at_first):
     """Refuse to time arms whose losses differ: they would not be doing the same work."""
     checks = {arm: pair for arm, pair in checks.items() if pair}
     for when, (values, tolerance) in {
-        "on the initial weights": ({arm: pair[0] for arm, pair in checks.items()}, 1e-5),
+        "on the initial weights": ({arm: pair[0] for arm, pair in checks.items()}, at_first),
         "after ten steps, each on noise of its own": ({arm: pair[1] for arm, pair in checks.items()}, after_ten_steps),
     }.items():
         if max(values.values()) > min(values.values()) * (1 + tolerance):
@@ -113,17 +115,17 @@ def agree(checks, after_ten_steps):
         print(f"  loss {when}: {min(values.values()):.3f} to {max(values.values()):.3f}")
 
 
-def report(times, peers):
-    """A Markdown table, fastest first."""
+def report(times, peers, unit="limit"):
+    """A Markdown table, fastest first, with the ratios to the arm `unit` and to the best peer."""
     medians = {arm: statistics.median(ms) for arm, ms in times.items()}
     rivals = [medians[arm] for arm in peers if arm in medians]
     best = min(rivals, default=float("nan"))
-    print("| arm | median ms | 10% to 90% | x limit | x best peer |\n| --- | --- | --- | --- | --- |")
+    print(f"| arm | median ms | 10% to 90% | x {unit} | x best peer |\n| --- | --- | --- | --- | --- |")
     for arm in sorted(medians, key=medians.get):
         ms, tenth = times[arm], len(times[arm]) // 10
         print(
             f"| {arm} | {medians[arm]:.3f} | {ms[tenth]:.3f} to {ms[-1 - tenth]:.3f} "
-            f"| {medians[arm] / medians['limit']:.2f} | {medians[arm] / best:.2f} |",
+            f"| {medians[arm] / medians[unit]:.2f} | {medians[arm] / best:.2f} |",
             flush=True,
         )
 

@@ -171,7 +171,9 @@ def test_cupy_makes_one_kernel_of_each_fused_function():
             arrays = {key: value for key, value in named.items() if hasattr(value, "dtype")}
             numbers = {key: value for key, value in named.items() if key not in arrays}
 
-            def body(*values, f=function, n=len(operands), names=tuple(arrays), numbers=numbers):
+            names, n = list(arrays), len(operands)
+
+            def body(*values, f=function, n=n, names=names, numbers=numbers):
                 f(cupy, *values[:n], **dict(zip(names, values[n:], strict=True)), **numbers)
 
             values = [*operands, *arrays.values()]
