@@ -59,7 +59,7 @@ def test_bernoulli_agrees_with_higher_precision_for_all_logits(backend, dtype):
         x = backend.asarray(np.full((401, 1), pixel), dtype)
         log_px, prob, *work = (backend.xp.empty((1, 401, 1), dtype) for _ in range(4))
         bernoulli_log_prob(
-            backend.xp, x, backend.asarray(logits), log_px=log_px.reshape(1, 401), prob=prob, work=work
+            backend, x, backend.asarray(logits), log_px=log_px.reshape(1, 401), prob=prob, work=work
         )
         error = np.abs(backend.to_host(log_px) - expected)
         assert (error <= 2 * np.finfo(dtype).eps * np.maximum(1, np.abs(logits))).all()
