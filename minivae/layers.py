@@ -116,17 +116,17 @@ class Dense(Layer):
 # ------------------------------------------------------------------------------------------------ Activations
 
 
-def relu(xp, x, *, y):
-    """y = max(x, 0), element by element; y has the shape of x and is overwritten."""
-    xp.maximum(x, 0, out=y)
+def relu(xp, x, *, mask, y):
+    """y = max(x, 0), as x times the mask x > 0, which the backward pass needs too.
 
-
-def relu_backward(xp, dy, y, *, mask, dx):
-    """dx = dy where y > 0, else 0. The kink at 0 has derivative 0.
-
-    mask (bool, the shape of y) and dx are overwritten.
+    mask (bool) and y have the shape of x and are overwritten.
     """
-    xp.greater(y, 0, out=mask)
+    xp.greater(x, 0, out=mask)
+    xp.multiply(x, mask, out=y)
+
+
+def relu_backward(xp, dy, mask, *, dx):
+    """dx = dy where x > 0, else 0. The kink at 0 has derivative 0; dx is overwritten."""
     xp.multiply(dy, mask, out=dx)
 
 
@@ -164,13 +164,13 @@ class ReLU(Layer):
     """max(x, 0). Source: Nair & Hinton 2010."""
 
     def forward(self, x):
-        self.y = self.buffers("y", *x.shape)
-        self.fuse(relu)(self.xp, x, y=self.y)
-        return self.y
+        y, self.mask = self.buffers("y", *x.shape), self.buffers("mask", *x.shape, dtype=bool)
+        self.fuse(relu)(self.xp, x, mask=self.mask, y=y)
+        return y
 
     def backward(self, dy):
         dx = self.buffers("dx", *dy.shape)
-        self.fuse(relu_backward)(self.xp, dy, self.y, mask=self.buffers("mask", *dy.shape, dtype=bool), dx=dx)
+        self.fuse(relu_backward)(self.xp, dy, self.mask, dx=dx)
         return dx
 
 

@@ -50,7 +50,10 @@ def bernoulli_terms(xp, x, logits, *, terms, prob, work):
     xp.tanh(prob, out=prob)
     xp.absolute(prob, out=terms)
     xp.log1p(terms, out=terms)
-    xp.maximum(logits, 0, out=work)
+    # max(l, 0) as (l + |l|) / 2: in NumPy these three passes take less time than a maximum with a number.
+    xp.absolute(logits, out=work)
+    xp.add(work, logits, out=work)
+    xp.multiply(work, 0.5, out=work)
     xp.subtract(terms, work, out=terms)
     xp.multiply(logits, x, out=work)
     xp.add(terms, work, out=terms)
