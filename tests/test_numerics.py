@@ -123,3 +123,14 @@ def test_float32_training_stays_near_float64(optimizer):
     ]
     drift = np.abs(np.subtract(*losses)) / np.abs(losses[1])
     assert drift.max() < 1e-6
+
+
+@pytest.mark.parametrize("log_var", [-81.0, -79.0, 79.0, 81.0])
+def test_log_var_outside_its_range_has_no_gradient(backend, log_var):
+    """Inside +-80 the KL pulls log_var back; outside it is held, so nothing depends on it."""
+    vae = make("Gaussian", backend=backend, dtype="float64")
+    vae.parameters["encoder.2.W"].fill(0)
+    backend.upload(np.array([0, 0, log_var, log_var]), out=vae.parameters["encoder.2.b"])
+    vae.loss_and_gradients(images(), np.ones((5, 2)))
+    gradient = backend.to_host(vae.gradients["encoder.2.b"])[2:]
+    assert (gradient == 0).all() if abs(log_var) > 80 else (gradient * log_var > 0).all()
