@@ -13,6 +13,7 @@ class Optimizer:
     """What all share: the learning rate, kept in `state["lr"]` (1,), which may be changed between steps."""
 
     rule = None  # the pure function that makes one update
+    moments = ()  # the names of those arrays in `state` that have a value for each parameter
 
     def __init__(self, lr):
         self._lr = self._positive("lr", lr)
@@ -28,14 +29,21 @@ class Optimizer:
         """Bind to a model's flat arrays, with fresh state."""
         xp = self.xp = parameters.backend.xp
         self.values, self.gradients = parameters.flat, gradients.flat
-        self.work = xp.empty_like(self.values)
+        self.pieces = parameters.backend.pieces(self.values.size)
+        self.work = xp.empty_like(self.values[self.pieces[0]])
         self.rate = xp.empty(1, self.values.dtype)
         self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
         self.fuse = parameters.backend.fuse
-        self.update = self.fuse(self.rule)
 
     def fresh_state(self):
         return {}
+
+    def update(self, g, **scalars):
+        """Apply the rule to all parameters, piece by piece."""
+        rule, arrays = self.fuse(self.rule), {"p": self.values} | {name: self.state[name] for name in self.moments}
+        for piece in self.pieces:
+            views = {name: array[piece] for name, array in arrays.items()}
+            rule(self.xp, g[piece], **views, work=self.work[: len(views["p"])], **scalars)
 
     @property
     def lr(self):
@@ -84,7 +92,7 @@ class SGD(Optimizer):
         if self.momentum:
             direction = self.state["velocity"]
             self.fuse(add_momentum)(self.xp, self.gradients, velocity=direction, momentum=self.momentum)
-        self.update(self.xp, direction, p=self.values, rate=self.state["lr"], work=self.work)
+        self.update(direction, rate=self.state["lr"])
 
 
 def rmsprop_update(xp, g, *, p, w, rate, rho, eps, work):
@@ -115,7 +123,7 @@ class RMSprop(Optimizer):
     Source: Tieleman & Hinton 2012, lecture 6e.
     """
 
-    rule = staticmethod(rmsprop_update)
+    rule, moments = staticmethod(rmsprop_update), ("w",)
 
     def __init__(self, lr=1e-3, rho=0.9, eps=1e-7):
         super().__init__(lr)
@@ -125,10 +133,8 @@ class RMSprop(Optimizer):
         return {"w": self.xp.full_like(self.values, self.eps / (1 - self.rho))}
 
     def step(self):
-        xp = self.xp
-        xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
-        parts = {"p": self.values, "w": self.state["w"], "rate": self.rate, "work": self.work}
-        self.update(xp, self.gradients, **parts, rho=self.rho, eps=self.eps)
+        self.xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
+        self.update(self.gradients, rate=self.rate, rho=self.rho, eps=self.eps)
 
 
 def adam_scalars(xp, lr, *, power1, power2, rate, c_eps, beta1, beta2, eps, c, work):
@@ -183,7 +189,7 @@ class Adam(Optimizer):
     Source: Kingma & Ba 2015, algorithm 1.
     """
 
-    rule = staticmethod(adam_update)
+    rule, moments = staticmethod(adam_update), ("m", "v")
 
     def __init__(self, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
         super().__init__(lr)
@@ -210,8 +216,7 @@ class Adam(Optimizer):
     def step(self):
         scalars = {"rate": self.rate, "c_eps": self.c_eps, "beta1": self.beta1, "beta2": self.beta2}
         self.fuse(adam_scalars)(self.xp, self.state["lr"], **self.doubles, **scalars, eps=self.eps)
-        parts = {"p": self.values, "m": self.state["m"], "v": self.state["v"], "work": self.work}
-        self.update(self.xp, self.gradients, **parts, **scalars)
+        self.update(self.gradients, **scalars)
 
 
 def clip_by_norm(backend, gradients, *, limit, norm, work):
