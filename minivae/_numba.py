@@ -55,7 +55,7 @@ def _relu(x, mask, y):
     zero = y.dtype.type(0)
     for i in range(x.size):
         mask[i] = x[i] > zero
-        y[i] = x[i] if x[i] > zero else zero
+        y[i] = zero if x[i] <= zero else x[i]  # this way round, NaN stays NaN
 
 
 @compiled
