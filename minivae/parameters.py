@@ -118,6 +118,11 @@ class Module:
         return self.xp.sum(values, axis=0, out=self.buffers(name, *values.shape[1:]))
 
     def _use(self, name, backend, dtype):
+        if hasattr(self, "buffers"):
+            raise MiniVAEError(
+                f"{name!r} is in use already, as {self.name!r} of this or another model: make a new "
+                f"{type(self).__name__}, since each holds the arrays of one model"
+            )
         self.name, self.backend, self.xp, self.fuse = name, backend, backend.xp, backend.fuse
         self.buffers = Buffers(backend.xp, dtype)
 

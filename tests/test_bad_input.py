@@ -84,6 +84,27 @@ def test_the_same_layer_twice():
         mv.VAE([layer, layer, mv.Dense(6, 4)], [mv.Dense(2, 6)])
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder", "likelihood", "posterior", "bound"])
+def test_a_part_of_two_models(part):
+    """The second would take the arrays of the first away."""
+    parts = lambda: {  # noqa: E731
+        "encoder": [mv.Dense(6, 4)], "decoder": [mv.Dense(2, 6)], "likelihood": mv.SharedVarianceGaussian(),
+        "posterior": mv.FlowPosterior([mv.Planar(2)]), "bound": mv.ELBO(),
+    }  # fmt: skip
+    first = parts()
+    vae, x = mv.VAE(**first), with_value(0.1)
+    before = vae.evaluate(x).loss
+    with pytest.raises(mv.MiniVAEError, match=f"'{part}[^']*' is in use already, as '{part}.*make a new "):
+        mv.VAE(**parts() | {part: first[part]})
+    assert vae.evaluate(x).loss == before
+
+
+def test_a_layer_of_encoder_and_decoder():
+    square = mv.Dense(4, 4)
+    with pytest.raises(mv.MiniVAEError, match="'decoder.1' is in use already, as 'encoder.0'"):
+        mv.VAE([square, mv.Dense(4, 8)], [mv.Dense(4, 4), square])
+
+
 def test_statistics_given_for_z():
     model = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)])
     with pytest.raises(mv.MiniVAEError, match=r"Dense 'decoder.0' expects \(B, 2\), got \(B, 4\): did you pass"):

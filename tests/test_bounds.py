@@ -124,7 +124,7 @@ def test_free_bits_count_each_dimension_as_at_least_so_many_nats():
     kl = per_dimension_kl(plain, x)
     least = kl.mean()
     assert kl.min() < least < kl.max()
-    free = mv.VAE(plain.encoder.layers, plain.decoder.layers, mv.Gaussian(STD), 0.5, free_bits=least, dtype="float64")
+    free = mv.VAE([mv.Dense(5, 4)], [mv.Dense(2, 5)], mv.Gaussian(STD), 0.5, free_bits=least, dtype="float64")
     free.parameters.load(linear_gaussian()[0].parameters.to_host())
     eps = np.random.default_rng(0).standard_normal((400, 2))
     losses = free.loss_and_gradients(x, eps)

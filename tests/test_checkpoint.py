@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, and no damaged, foreign or unwritable file goes unnoticed or does harm."""
 
+import copy
 import json
 import os
 
@@ -70,7 +71,7 @@ def x():
     ],
 )
 def test_a_model_comes_back_the_same(path, x, options):
-    vae = make(**options)
+    vae = make(**copy.deepcopy(options))
     vae.save(path)
     content = path.read_bytes()
     vae.save(path)

@@ -1,5 +1,6 @@
 """The rules that every layer keeps: no allocation in a step, outputs overwritten, views where views are promised."""
 
+import copy
 import tracemalloc
 
 import fakegpu
@@ -36,10 +37,10 @@ MODELS = {
 }
 
 
-def small_vae(**parts):
+def small_vae(backend="numpy", **parts):
     encoder = [mv.Dense(64, 48), mv.ReLU(), mv.Dense(48, 32), mv.Tanh(), mv.Dense(32, 8)]
     decoder = [mv.Dense(4, 32), mv.Sigmoid(), mv.Dense(32, 64)]
-    return mv.VAE(**{"encoder": encoder, "decoder": decoder} | parts)
+    return mv.VAE(**{"encoder": encoder, "decoder": decoder} | copy.deepcopy(parts), backend=backend)
 
 
 def images(n, rng=0):

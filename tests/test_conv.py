@@ -1,5 +1,7 @@
 """Convolutions against SciPy, against each other, and against themselves in smaller pieces."""
 
+import copy
+
 import fakegpu
 import numpy as np
 import pytest
@@ -112,14 +114,14 @@ def both(**options):
     ]
 
 
-@pytest.mark.parametrize("layer, shape", both(stride=2) + both(padding="same"), ids=lambda x: type(x).__name__)
-def test_the_number_of_images_in_the_workspace_changes_nothing(layer, shape):
+@pytest.mark.parametrize("unused, shape", both(stride=2) + both(padding="same"), ids=lambda x: type(x).__name__)
+def test_the_number_of_images_in_the_workspace_changes_nothing(unused, shape):
     """One image at a time, and in uneven pieces."""
     results = []
     for workspace in (1, 9000, 1 << 20):
         backend = mv.get_backend("numpy")
         backend.workspace = workspace
-        layer = attached(layer, backend)
+        layer = attached(copy.deepcopy(unused), backend)
         x = draw(7, *shape)
         y = layer.forward(x).copy()
         dx = layer.backward(draw(*y.shape, seed=3))
@@ -139,9 +141,9 @@ def test_the_workspace_is_bounded():
     assert sum(array.nbytes for name, array in held.items() if name not in ("y", "dx")) <= 2 * backend.workspace
 
 
-@pytest.mark.parametrize("layer, shape", both(stride=2), ids=lambda x: type(x).__name__)
-def test_a_short_batch_after_a_full_one(layer, shape, backend):
-    layer = attached(layer, backend)
+@pytest.mark.parametrize("unused, shape", both(stride=2), ids=lambda x: type(x).__name__)
+def test_a_short_batch_after_a_full_one(unused, shape, backend):
+    layer = attached(copy.deepcopy(unused), backend)
     x = backend.asarray(draw(5, *shape))
     full = np.array(backend.to_host(layer.forward(x)))
     short = backend.to_host(layer.forward(backend.asarray(draw(5, *shape)[:2])))

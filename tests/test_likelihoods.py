@@ -1,5 +1,6 @@
 """Likelihoods with a learned variance and of levels, against scipy.stats; the examples in their docstrings."""
 
+import copy
 import doctest
 
 import fakegpu
@@ -135,7 +136,7 @@ NEW = [mv.SharedVarianceGaussian(), mv.PredictedVarianceGaussian(), mv.Categoric
 def test_a_vae_trains_with_it_and_allocates_nothing(likelihood):
     backend, x = fakegpu.backend(), np.random.default_rng(7).random((30, 6), np.float32)
     layers = lambda: ([mv.Dense(6, 4)], [mv.Dense(2, likelihood.params_dim(6))])  # noqa: E731
-    vae, optimizer = mv.VAE(*layers(), likelihood=likelihood, backend=backend), mv.Adam(1e-2)
+    vae, optimizer = mv.VAE(*layers(), likelihood=copy.deepcopy(likelihood), backend=backend), mv.Adam(1e-2)
     optimizer.attach(vae.parameters, vae.gradients)
     step = Trainer(vae, optimizer, x, 10, 2, 0).parts[0][0]
     step.refill(np.random.default_rng(0), 2)
@@ -143,7 +144,7 @@ def test_a_vae_trains_with_it_and_allocates_nothing(likelihood):
     with backend.xp.count() as n:
         step.run()
     assert (n.allocations, n.transfers, n.synchronisations, n.copies) == (0, 0, 0, 0)
-    vae = mv.VAE(*layers(), likelihood=likelihood)
+    vae = mv.VAE(*layers(), likelihood=copy.deepcopy(likelihood))
     history = mv.fit(vae, x, epochs=20, batch_size=10, optimizer=mv.Adam(1e-2))
     assert history["train_loss"][-1] < history["train_loss"][0]
     assert vae.reconstruct(x).shape == (30, 6)
