@@ -255,7 +255,7 @@ def fit(
         **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
         **{"binarize": binarize, "clip_norm": clip_norm, "optimizer": optimizer, "validation_split": validation_split},
         **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
-        **({} if y_train is None else {"y_train": fingerprint(y_train)}),
+        **{name: fingerprint(y) for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None},
     }
     optimizer = optimizer if clip_norm is None else ClipNorm(optimizer, clip_norm)
     optimizer.attach(vae.parameters, vae.gradients)

@@ -127,6 +127,20 @@ def test_a_saved_model_knows_its_classes(tmp_path):
     np.testing.assert_array_equal(again.reconstruct(x, y=y), vae.reconstruct(x, y=y))
 
 
+def test_training_with_other_labels_is_not_resumed(tmp_path):
+    (x, y), path = draw(20), tmp_path / "checkpoint.safetensors"
+    labels = {"y_train": y, "y_val": y[:8]}
+
+    def fit(**others):
+        return mv.fit(small_vae(), x, x[:8], **labels | others, epochs=2, batch_size=5, checkpoint=path, resume=True)
+
+    history = fit()
+    for name in labels:
+        with pytest.raises(mv.MiniVAEError, match=f"of another training: {name} is "):
+            fit(**{name: (labels[name] + 1) % 3})
+    assert fit() == history
+
+
 @pytest.mark.parametrize(
     "call, problem",
     [
