@@ -27,16 +27,23 @@ class Optimizer:
 
     def attach(self, parameters, gradients):
         """Bind to a model's flat arrays, with fresh state."""
-        xp = self.xp = parameters.backend.xp
+        backend = self.backend = parameters.backend
+        xp = self.xp = backend.xp
         self.values, self.gradients = parameters.flat, gradients.flat
-        self.pieces = parameters.backend.pieces(self.values.size)
-        self.work = xp.empty_like(self.values[self.pieces[0]])
+        self.pieces = backend.pieces(self.values.size)
+        self.work = backend.empty(self.values[self.pieces[0]].shape, self.values.dtype)
         self.rate = xp.empty(1, self.values.dtype)
         self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
-        self.fuse = parameters.backend.fuse
+        self.fuse = backend.fuse
 
     def fresh_state(self):
         return {}
+
+    def moment(self, value=0.0):
+        """An array for `state` with a number for each parameter, at first `value`."""
+        moment = self.backend.empty(self.values.shape, self.values.dtype)
+        moment.fill(value)
+        return moment
 
     def update(self, g, **scalars):
         """Apply the rule to all parameters, piece by piece."""
@@ -85,7 +92,7 @@ class SGD(Optimizer):
         self.momentum = float(momentum)
 
     def fresh_state(self):
-        return {"velocity": self.xp.zeros_like(self.values)} if self.momentum else {}
+        return {"velocity": self.moment()} if self.momentum else {}
 
     def step(self):
         direction = self.gradients
@@ -130,7 +137,7 @@ class RMSprop(Optimizer):
         self.rho, self.eps = self._positive("rho", rho, below=1), self._positive("eps", eps)
 
     def fresh_state(self):
-        return {"w": self.xp.full_like(self.values, self.eps / (1 - self.rho))}
+        return {"w": self.moment(self.eps / (1 - self.rho))}
 
     def step(self):
         self.xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
@@ -198,12 +205,11 @@ class Adam(Optimizer):
         self.eps = self._positive("eps", eps)
 
     def fresh_state(self):
-        xp = self.xp
         return {
-            "m": xp.zeros_like(self.values),
-            "v": xp.zeros_like(self.values),
+            "m": self.moment(),
+            "v": self.moment(),
             # beta1^t and beta2^t: in float32, 1 - beta2^t would lose half its digits in the first steps.
-            "powers": xp.ones(2, "float64"),
+            "powers": self.xp.ones(2, "float64"),
         }
 
     def attach(self, parameters, gradients):
@@ -251,7 +257,8 @@ class ClipNorm(Optimizer):
         self.optimizer.attach(parameters, gradients)
         self.backend, self.state, self.gradients = parameters.backend, self.optimizer.state, gradients.flat
         xp = self.backend.xp
-        self.work, self.norm = xp.empty_like(self.gradients), xp.empty(1, self.gradients.dtype)
+        self.work = self.backend.empty(self.gradients.shape, self.gradients.dtype)
+        self.norm = xp.empty(1, self.gradients.dtype)
 
     @property
     def lr(self):

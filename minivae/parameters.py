@@ -23,7 +23,8 @@ class Parameters(Mapping):
     def __init__(self, backend, shapes, dtype):
         self.backend = backend
         self.dtype = np.dtype(dtype)
-        self.flat = backend.xp.zeros(sum(math.prod(shape) for shape in shapes.values()), self.dtype)
+        self.flat = backend.empty((sum(math.prod(shape) for shape in shapes.values()),), self.dtype)
+        self.flat.fill(0)
         self._views = {}
         start = 0
         for name, shape in shapes.items():
@@ -69,8 +70,8 @@ class Buffers:
     when a larger one is needed later, because a captured graph may still write to it.
     """
 
-    def __init__(self, xp, dtype):
-        self.xp = xp
+    def __init__(self, backend, dtype):
+        self.backend = backend
         self.dtype = np.dtype(dtype)
         self._arrays = {}
         self._views = {}
@@ -88,7 +89,7 @@ class Buffers:
         if held is None or held.size < size:
             # Growing at least twofold keeps all the arrays of one name within twice the largest.
             capacity = size if held is None else max(size, 2 * held.size)
-            held = self._arrays[name] = self.xp.empty(capacity, dtype)
+            held = self._arrays[name] = self.backend.empty((capacity,), dtype)
         return held[:size].reshape(shape)
 
 
@@ -124,7 +125,7 @@ class Module:
                 f"{type(self).__name__}, since each holds the arrays of one model"
             )
         self.name, self.backend, self.xp, self.fuse = name, backend, backend.xp, backend.fuse
-        self.buffers = Buffers(backend.xp, dtype)
+        self.buffers = Buffers(backend, dtype)
 
 
 class Composite(Module):

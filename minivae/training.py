@@ -63,8 +63,8 @@ class Noise:
     def __init__(self, backend, shape, dtype):
         self.backend = backend
         n_values = math.prod(shape)
-        self.block = backend.xp.empty((max(1, NOISE_VALUES // n_values), n_values), dtype)
-        self._row = backend.xp.empty((1, n_values), dtype)
+        self.block = backend.empty((max(1, NOISE_VALUES // n_values), n_values), dtype)
+        self._row = backend.empty((1, n_values), dtype)
         self.now = self._row.reshape(shape)
 
     def refill(self, n_steps, draw):
@@ -102,9 +102,9 @@ class Step:
         index_dtype = epoch.permutation.dtype
         self.offsets = backend.asarray(np.arange(batch_size, dtype=index_dtype))
         self.positions, self.index = xp.empty_like(self.offsets), xp.empty_like(self.offsets)
-        self.rows = xp.empty((batch_size, vae.input_dim), epoch.data.dtype)
-        self.x = xp.empty((batch_size, vae.input_dim), vae.dtype)
-        self.y = None if epoch.y is None else xp.empty((batch_size, epoch.y.shape[1]), vae.dtype)
+        self.rows = backend.empty((batch_size, vae.input_dim), epoch.data.dtype)
+        self.x = backend.empty((batch_size, vae.input_dim), vae.dtype)
+        self.y = None if epoch.y is None else backend.empty((batch_size, epoch.y.shape[1]), vae.dtype)
         self.noise_row = xp.zeros(1, index_dtype)
         self.noise = Noise(backend, (samples, batch_size, vae.latent_dim), vae.dtype)
         self.eps = self.noise.now
@@ -112,7 +112,7 @@ class Step:
         if binarize:
             dtype = np.uint8 if self.rows.dtype == np.uint8 else np.float32
             self.thresholds = Noise(backend, self.rows.shape, dtype)
-            self.white = xp.empty(self.rows.shape, bool)
+            self.white = backend.empty(self.rows.shape, bool)
         self.sums = xp.empty(3, vae.dtype)
         self.launch = backend.graph(self.run)
 

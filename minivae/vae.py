@@ -132,7 +132,7 @@ class VAE:
             "labels": self.labels,
         }
         self.parameters, self.gradients = allocate(modules, self.backend, self.dtype, seed)
-        self.buffers = Buffers(self.xp, self.dtype)
+        self.buffers = Buffers(self.backend, self.dtype)
         self._beta = self.xp.ones(1, self.dtype)
         self.beta = beta
         self._noise = generator(seed, CALL_NOISE)

@@ -106,7 +106,7 @@ def test_outputs_are_overwritten(parts):
 
 
 def test_a_short_batch_uses_leading_views(backend):
-    buffers = Buffers(backend.xp, "float32")
+    buffers = Buffers(backend, "float32")
     full = buffers("y", 10, 3)
     short = buffers("y", 4, 3)
     short.fill(1)
@@ -116,18 +116,30 @@ def test_a_short_batch_uses_leading_views(backend):
 
 
 def test_buffers_stay_valid_when_a_larger_one_is_needed():
-    buffers = Buffers(np, "float32")
+    buffers = Buffers(mv.get_backend("numpy"), "float32")
     small = buffers("y", 4, 3)
     buffers("y", 100, 3)
     assert buffers("y", 4, 3) is small
 
 
 def test_many_batch_sizes_take_no_more_than_four_times_the_largest():
-    buffers = Buffers(np, "float32")
+    backend, allocated = mv.get_backend("numpy"), []
+    allocate = backend.empty
+    backend.empty = lambda shape, dtype: allocated.append(allocate(shape, dtype)) or allocated[-1]
+    buffers = Buffers(backend, "float32")
     for rows in range(1, 500):
         buffers("y", rows, 100)
-    views = {id(view.base): view.base.nbytes for view in buffers._views.values()}
-    assert sum(views.values()) <= 4 * 500 * 100 * 4
+    assert sum(array.nbytes for array in allocated) <= 4 * 500 * 100 * 4
+
+
+def test_arrays_of_a_backend_do_not_overlap_and_start_on_a_cache_line():
+    backend = mv.get_backend("numpy")
+    shapes = [(3,), (100, 7), (3 << 20,), (1,), (0, 5), (2, 2)]
+    arrays = [backend.empty(shape, dtype) for shape in shapes for dtype in ("float32", "float64", "bool")]
+    for i, array in enumerate(arrays):
+        array.fill(i % 2)
+        assert array.ctypes.data % 64 == 0
+        assert not any(np.shares_memory(array, other) for other in arrays[:i])
 
 
 def test_a_short_last_batch_is_trained_on():
