@@ -251,9 +251,9 @@ class VAE:
         self.xp.subtract(self.posterior.log_prob(), log_pz, out=kl)
         return kl
 
-    def _backward(self, dlog_px, dkl):
+    def _backward(self, dlog_px, dkl, after):
         """Fills `gradients`: the forward pass in the mirror."""
-        dz = self.labels.backward(self.decoder.backward(self.likelihood.backward(dlog_px)))
+        dz = self.labels.backward(self.decoder.backward(self.likelihood.backward(dlog_px), after))
         dz = dz.reshape(len(dlog_px), -1, self.latent_dim)
         if self.analytic:
             dstats = self.posterior.backward(dz, dkl=dkl)
@@ -261,10 +261,12 @@ class VAE:
             through_prior = self.backend.fuse(standard_normal_log_prob_backward)
             through_prior(self.xp, dkl[..., None], self._z, add_to=dz, work=self.buffers("work", *dz.shape))
             dstats = self.posterior.backward(dz, dlog_q=dkl)
-        self.encoder.backward(dstats)
+        self.encoder.backward(dstats, after)
 
-    def losses_and_gradients(self, x, eps, y=None):
+    def losses_and_gradients(self, x, eps, y=None, after=None):
         """One training pass over arrays on the device: x (B, X), eps (L, B, D), one-hot labels y (B, C) if any.
+
+        after : a function called with each layer of encoder and decoder as soon as it may be updated
 
         Fills `gradients` and returns terms (3, B): loss, reconstruction and KL of each example, in nats.
         Allocates nothing once it has seen the shapes, and never waits for the device.
@@ -275,7 +277,7 @@ class VAE:
             floor, loss = self.posterior.free_bits(self.free_bits), terms[0]
             self.xp.multiply(floor, self._beta, out=floor)
             self.xp.add(loss, floor, out=loss)
-        self._backward(*self.bound.backward())
+        self._backward(*self.bound.backward(), after)
         return terms
 
     # ---------------------------------------------------------------------------- input and its checks

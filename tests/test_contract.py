@@ -134,7 +134,7 @@ def test_many_batch_sizes_take_no_more_than_four_times_the_largest():
 
 def test_arrays_of_a_backend_do_not_overlap_and_start_on_a_cache_line():
     backend = mv.get_backend("numpy")
-    shapes = [(3,), (100, 7), (3 << 20,), (1,), (0, 5), (2, 2)]
+    shapes = [(3,), (100, 7), (3 << 20,), (1,), (2, 2)]
     arrays = [backend.empty(shape, dtype) for shape in shapes for dtype in ("float32", "float64", "bool")]
     for i, array in enumerate(arrays):
         array.fill(i % 2)

@@ -176,7 +176,7 @@ def test_wide_layers_are_used_for_fewer_rows_at_a_time():
     layers = [mv.Dense(1, 25), mv.Reshape((5, 5, 1)), mv.Conv2d(1, 400_000, 1), mv.Conv2d(400_000, 1, 1), mv.Flatten()]
     vae = mv.VAE([mv.Dense(25, 2)], layers)
     vae.decode(np.zeros((3, 1)))
-    assert vae.decoder.layers[2].buffers("y", 1, 5, 5, 400_000).base.nbytes == 4 * 25 * 400_000
+    assert vae.decoder.layers[2].buffers("y", 1, 5, 5, 400_000).base.nbytes <= 4 * 25 * 400_000 + 64
     assert mv.VAE([mv.Dense(25, 2)], [mv.Dense(1, 25)]).inference_rows == 1000
 
 

@@ -28,7 +28,7 @@ def test_the_validation_split_is_a_random_part_that_is_not_trained_on():
     x, seen = data(40), []
     vae = make()
     original = vae.losses_and_gradients
-    vae.losses_and_gradients = lambda x, *rest: seen.append(x.copy()) or original(x, *rest)
+    vae.losses_and_gradients = lambda x, *rest, **named: seen.append(x.copy()) or original(x, *rest, **named)
     history = mv.fit(vae, x, validation_split=0.25, epochs=1, batch_size=7, progress=False)
     trained = {row.tobytes() for batch in seen for row in batch}
     held_out = np.array([row for row in x if row.tobytes() not in trained])
