@@ -5,36 +5,46 @@
     python tests/mutation.py --list             the mutants, untested
 
 A mutant flips a sign, drops a factor, a term or a whole line, swaps two operands, or turns a comparison or a choice
-round. Each is tested in a process of its own, with the fastest tests first, until a test fails. Exit status 1 if
-a mutant survives that is not listed as EQUIVALENT, with the reason why it computes the same.
+round. The tests are collected once, and run once as they are to learn how long each takes and which lines it passes.
+Then, for each mutant, a fork of this process changes the one function and runs the tests that pass the mutated line,
+the shortest first, until one fails. Exit status 1 if a mutant survives that is not listed as EQUIVALENT, with the
+reason why it computes the same.
 """
 
 import argparse
 import ast
 import copy
-import importlib.util
+import gc
+import importlib
 import os
+import pickle
 import resource
+import signal
 import sys
+import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import namedtuple
 from pathlib import Path
+from types import CodeType, FunctionType
 
-import numpy  # noqa: F401 - what all tests import is imported once, before each mutant's process forks
 import pytest
-import scipy.stats  # noqa: F401
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent))
-MODULES = "layers conv divergences likelihoods posteriors flows bounds vae optimizers stopping binarization"
-SECONDS = 120  # of processor time; a mutant that takes longer never ends, which is noticed
+MODULES = (
+    "posteriors divergences likelihoods flows bounds conv layers optimizers binarization conditioning vae stopping"
+)
 
-# Pytest's arguments, one list after another until one fails: the fastest tests, then all that run in this process.
-NUMPY = "not fake and not numba and not gpu and not killed and not no_array"
-STAGES = [
-    ["test_gradients.py", "test_truths.py", "-k", f"{NUMPY} and not VAE"],
-    ["-k", NUMPY, *(f"--ignore-glob=*test_{name}*" for name in ("[defp]", "ba", "cu", "in"))],
+# The tests of the default suite that run in this process, on NumPy, and have to do with these modules.
+ARGUMENTS = [
+    *("-o", "addopts=", "-m", "not slow and not gpu", "-k", "not fake and not numba and not killed"),
+    *(f"--ignore-glob=*test_{name}*" for name in ("backends", "cupy", "d", "ex", "fi", "fu", "in", "plots")),
+    *("-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:randomly", str(TESTS)),
 ]
+MEMORY = 8 << 30  # bytes that a mutant may ask for
+
+Mutant = namedtuple("Mutant", "module description path lines owner code")  # `code` is a function that compiles it
 
 # Opposites, or what has the same arguments and shape but is something else.
 OTHERS = {
@@ -112,32 +122,43 @@ def is_check(node):
     return isinstance(node, ast.Raise) or (isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise))
 
 
-def places(node, function="module"):
-    """(function, parent, field, index) of every node inside functions, apart from checks and docstrings."""
-    if isinstance(node, ast.FunctionDef):
-        function = node.name
+def places(node, owner="", statement=None):
+    """(owner, statement, parent, field, index) of every node in the code, apart from checks and docstrings.
+
+    owner     : the qualified name of the outermost function around the node, "" outside functions
+    statement : the innermost statement around it
+    """
     if is_check(node) or isinstance(node, ast.JoinedStr):
         return
+    if isinstance(node, ast.stmt):
+        statement = node
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and "()" not in owner:
+        owner = f"{owner}{node.name}{'()' if isinstance(node, ast.FunctionDef) else '.'}"
     for field, value in ast.iter_fields(node):
         if field in ("decorator_list", "annotation", "returns"):
             continue
         for index, child in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(child, ast.AST):
-                if function != "module" or isinstance(child, (ast.expr, ast.ClassDef)):
-                    yield function, node, field, index if isinstance(value, list) else None
-                yield from places(child, function)
+                inside = child if isinstance(child, ast.stmt) else statement
+                yield owner, inside, node, field, index if isinstance(value, list) else None
+                yield from places(child, owner, statement)
+
+
+def lines_of(statement):
+    """The numbers of a statement's own lines, without those of the block in it."""
+    last = statement.body[0].lineno - 1 if hasattr(statement, "body") else statement.end_lineno
+    return range(statement.lineno, max(statement.lineno, last) + 1)
 
 
 def mutants(module):
-    """(description, line, code) of every mutant of a module."""
-    path = Path(importlib.util.find_spec("minivae").origin).with_name(f"{module}.py")
-    tree = ast.parse(path.read_text())
-    for function, parent, field, index in places(tree):
+    """Every mutant of a module."""
+    path = sys.modules[f"minivae.{module}"].__file__
+    tree = ast.parse(Path(path).read_text())
+    for owner, statement, parent, field, index in places(tree):
         holder = getattr(parent, field)
         node = holder if index is None else holder[index]
         for other in replacements(node):
-            line, before = node.lineno, ast.unparse(node)
-            ast.copy_location(other, node)
+            ast.fix_missing_locations(ast.copy_location(other, node))
 
             def put(new, parent=parent, field=field, index=index, holder=holder):
                 if index is None:
@@ -145,53 +166,176 @@ def mutants(module):
                 else:
                     holder[index] = new
 
-            put(other)
-            code = ast.unparse(ast.fix_missing_locations(tree))
-            put(node)
+            def code(put=put, node=node, other=other):
+                put(other)
+                result = compile(tree, path, "exec")
+                put(node)
+                return result
+
             after = "nothing" if isinstance(other, ast.Pass) else ast.unparse(other)
-            yield f"{module}.{function}: {before} -> {after}", f"{path.name}:{line}", code
+            name = owner.removesuffix("()") or "module"
+            description = f"{module}.{name}: {ast.unparse(node)} -> {after}"
+            yield Mutant(module, description, path, lines_of(statement), name if "()" in owner else None, code)
 
 
-class Mutated:
-    """An importer that gives `minivae.(module)` this code."""
-
-    def __init__(self, module, code):
-        self.name, self.code = f"minivae.{module}", code
-
-    def find_spec(self, name, path=None, target=None):
-        return importlib.util.spec_from_loader(name, self) if name == self.name else None
-
-    def create_module(self, spec):
-        return None
-
-    def exec_module(self, module):
-        exec(compile(self.code, f"<mutant of {self.name}>", "exec"), module.__dict__)
+def code_objects(code):
+    """The code of every function in a module's code, by qualified name."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant.co_qualname, constant
+            yield from code_objects(constant)
 
 
-def child(module, code, stage):
-    """Run the tests of one stage on a mutant; the exit status is pytest's. Never returns."""
+def install(mutant):
+    """Change this process: the mutated function gets its new code, or a constant its new value everywhere."""
+    code = mutant.code()
+    if mutant.owner:
+        new = dict(code_objects(code))[mutant.owner]
+        for function in gc.get_objects():
+            if isinstance(function, FunctionType):
+                old = function.__code__
+                if old.co_filename == mutant.path and old.co_qualname == mutant.owner:
+                    # A mutant without super() has no use for the variable __class__, but must be as its function is.
+                    function.__code__ = new.replace(co_freevars=old.co_freevars)
+        return
+    before = vars(sys.modules[f"minivae.{mutant.module}"])
+    after = dict(before)
+    exec(code, after)
+    for name, value in before.items():
+        if isinstance(value, (int, float)) and value != after[name]:
+            for module in list(sys.modules.values()):
+                if getattr(module, name, None) is value:
+                    setattr(module, name, after[name])
+
+
+class Notice:
+    """A plugin that remembers whether a test failed."""
+
+    failed = False
+
+    def pytest_runtest_logreport(self, report):
+        self.failed = self.failed or report.failed
+
+
+def run(item, notice):
+    """Run one test; returns whether it passed."""
+    notice.failed = False
+    try:
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+    except BaseException:  # such as Ctrl-C, which a test of it sends and the mutant does not handle
+        return False
+    return not notice.failed
+
+
+def in_a_fork(function):
+    """The process in which function() runs, silently; its exit status is 0 where that is true, 1 where it is not."""
+    process = os.fork()
+    if process:
+        return process
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     try:
-        sys.meta_path.insert(0, Mutated(module, code))
-        os.chdir(TESTS)
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *STAGES[stage]])
+        status = 0 if function() else 1
     except BaseException:
-        status = 1
-    os._exit(int(status))
+        status = 2
+    os._exit(status)
 
 
-def survives(module, code):
-    """Whether a mutant passes all stages."""
-    for stage in range(len(STAGES)):
-        process = os.fork()
-        if process == 0:
-            child(module, code, stage)
-        if os.waitpid(process, 0)[1] != 0:
-            return False
-    return True
+class Tracer:
+    """Notes which lines of some files are passed."""
+
+    def __init__(self, paths):
+        self.paths, self.lines = paths, set()
+
+    def __call__(self, frame, event, _):
+        return self.line if frame.f_code.co_filename in self.paths else None
+
+    def line(self, frame, event, _):
+        if event == "line":
+            self.lines.add((frame.f_code.co_filename, frame.f_lineno))
+        return self.line
+
+
+class Run:
+    """The plugin that runs mutants in place of tests."""
+
+    def __init__(self, modules, match, jobs):
+        self.modules, self.match, self.jobs, self.status = modules, match, jobs, 2
+
+    def pytest_runtestloop(self, session):
+        if session.testsfailed:
+            print("the tests cannot be collected: mend them first")
+            return True
+        self.items, self.notice = session.items, Notice()
+        session.config.pluginmanager.register(self.notice)
+        todo = [mutant for name in self.modules for mutant in mutants(name) if self.match in mutant.description]
+        print(f"{len(todo)} mutants of {', '.join(self.modules)}; {len(self.items)} tests", flush=True)
+        if self.measure():
+            unknown = self.run_all(todo)
+            self.status = 1 if unknown else 0
+        return True
+
+    def measure(self):
+        """Learn each test's seconds of processor time and its lines; false where a test fails without a mutation."""
+        paths = {sys.modules[f"minivae.{name}"].__file__ for name in self.modules}
+        with tempfile.NamedTemporaryFile() as file:
+
+            def learn():
+                table = []
+                for item in self.items:
+                    tracer, start = Tracer(paths), time.process_time()
+                    threading.settrace(tracer)
+                    sys.settrace(tracer)
+                    passed = run(item, self.notice)
+                    sys.settrace(None)
+                    table.append((time.process_time() - start, passed, tracer.lines))
+                Path(file.name).write_bytes(pickle.dumps(table))
+                return True
+
+            os.waitpid(in_a_fork(learn), 0)
+            table = pickle.loads(Path(file.name).read_bytes())
+        failed = [item.nodeid for item, (_, passed, _) in zip(self.items, table, strict=True) if not passed]
+        if failed:
+            print("tests that fail without any mutation, mend them first:", *failed, sep="\n")
+        by_time = sorted(zip(table, self.items, strict=True), key=lambda row: row[0][0])
+        self.tests = [(seconds, item, lines) for (seconds, _, lines), item in by_time]
+        print(f"{sum(seconds for seconds, _, _ in self.tests):.0f} s for all tests once", flush=True)
+        return not failed
+
+    def survives(self, mutant):
+        """Whether a mutant passes the tests that pass its lines; a test that takes far longer than it should fails."""
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        install(mutant)
+        wanted = {(mutant.path, line) for line in mutant.lines}
+        for seconds, item, lines in self.tests:
+            if wanted & lines or (mutant.owner is None and any(path == mutant.path for path, _ in lines)):
+                signal.setitimer(signal.ITIMER_PROF, 5 + 10 * seconds)  # then SIGPROF ends this process
+                if not run(item, self.notice):
+                    return False
+        return True
+
+    def run_all(self, todo):
+        """Test all mutants; returns how many survive without being listed as equivalent."""
+        start, running, survivors, waiting, done = time.perf_counter(), {}, [], iter(todo), 0
+        while done < len(todo):
+            while len(running) < self.jobs and (mutant := next(waiting, None)):
+                running[in_a_fork(lambda mutant=mutant: self.survives(mutant))] = mutant
+            process, status = os.wait()
+            mutant, done = running.pop(process), done + 1
+            if status == 0 or os.waitstatus_to_exitcode(status) == 2:
+                survivors.append(mutant.description)
+                note = "  (it could not be tested)" if status else "  (equivalent)" * (mutant.description in EQUIVALENT)
+                where = f"{mutant.module}.py:{mutant.lines.start}"
+                print(f"{done}: survives: {where}  {mutant.description}{note}", flush=True)
+            if done % 50 == 0:
+                print(f"{done}: {done - len(survivors)} killed, {time.perf_counter() - start:.0f} s", flush=True)
+        unknown = sum(description not in EQUIVALENT for description in survivors)
+        print(
+            f"{len(todo)} mutants: {len(todo) - len(survivors)} killed, {len(survivors) - unknown} equivalent, "
+            f"{unknown} survive; {time.perf_counter() - start:.0f} s"
+        )
+        return unknown
 
 
 def main():
@@ -201,33 +345,15 @@ def main():
     parser.add_argument("--match", default="", help="only mutants whose description has this in it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    existing = [m for m in arguments.modules if importlib.util.find_spec(f"minivae.{m}")]
-    for name in [name for name in sys.modules if name.split(".")[0] == "minivae"]:
-        del sys.modules[name]
-    todo = [(m, *mutant) for m in existing for mutant in mutants(m) if arguments.match in mutant[0]]
+    for name in arguments.modules:
+        importlib.import_module(f"minivae.{name}")
     if arguments.list:
-        print(*(f"{where}  {what}" for _, what, where, _ in todo), sep="\n")
+        for mutant in (mutant for name in arguments.modules for mutant in mutants(name)):
+            print(f"{mutant.module}.py:{mutant.lines.start}  {mutant.description}")
         return 0
-    if survives("none", ""):
-        print(f"{len(todo)} mutants of {', '.join(existing)}", flush=True)
-    else:
-        print("the tests fail without any mutation: mend them first")
-        return 2
-    start, survivors = time.perf_counter(), []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        fates = pool.map(lambda mutant: survives(mutant[0], mutant[3]), todo)
-        for i, ((_, what, where, _), alive) in enumerate(zip(todo, fates, strict=True), 1):
-            if alive:
-                print(f"{i}: survives: {where}  {what}{'  (equivalent)' if what in EQUIVALENT else ''}", flush=True)
-                survivors.append(what)
-            elif i % 50 == 0:
-                print(f"{i}: {i - len(survivors)} killed, {time.perf_counter() - start:.0f} s", flush=True)
-    unknown = [what for what in survivors if what not in EQUIVALENT]
-    print(
-        f"{len(todo)} mutants: {len(todo) - len(survivors)} killed, {len(survivors) - len(unknown)} equivalent, "
-        f"{len(unknown)} survive; {time.perf_counter() - start:.0f} s"
-    )
-    return 1 if unknown else 0
+    run = Run(arguments.modules, arguments.match, arguments.jobs)
+    pytest.main(ARGUMENTS, plugins=[run])
+    return run.status
 
 
 if __name__ == "__main__":
