@@ -2,7 +2,8 @@
 
 For a function with outputs y and random cotangents c, the number sum(c y) has the gradients that `backward(c)`
 returns. Each is compared with (f(v + h) - f(v - h)) / 2h. The error of a tensor is the largest difference,
-relative to the largest gradient in it.
+relative to the largest gradient in it; where that is so small that f's own rounding would be an error above
+TOLERANCE, relative to a gradient for which it would be one of TOLERANCE.
 """
 
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def compare(name, backend, arrays, forward, backward, cotangents, limit=None, se
     def value():
         return sum(float((c * backend.to_host(y)).sum()) for c, y in zip(cotangents, forward(), strict=True))
 
-    value()
+    rounding = np.finfo(float).eps * abs(value()) / STEP
     gradients = backward([backend.asarray(c) for c in cotangents])
     gradients = {key: np.array(backend.to_host(gradients[key])) for key in arrays}
     result = Result(name, 0, 0.0, "")
@@ -61,7 +62,7 @@ def compare(name, backend, arrays, forward, backward, cotangents, limit=None, se
         entries = rng.permutation(array.size)[:limit]
         numeric = _central_differences(backend, array, value, entries)
         analytic = gradients[key].reshape(-1)[entries]
-        scale = max(np.abs(numeric).max(), np.abs(analytic).max(), 1e-300)
+        scale = max(np.abs(numeric).max(), np.abs(analytic).max(), rounding / TOLERANCE, 1e-300)
         errors = np.abs(analytic - numeric) / scale
         worst = int(np.argmax(np.nan_to_num(errors, nan=np.inf)))
         result.checked += len(entries)
