@@ -172,10 +172,13 @@ def mutants(module):
                 put(node)
                 return result
 
-            after = "nothing" if isinstance(other, ast.Pass) else ast.unparse(other)
+            shown = parent if isinstance(node, ast.UnaryOp) else node  # a sign by itself says too little
+            before = ast.unparse(shown)
+            put(other)
+            after = "nothing" if isinstance(other, ast.Pass) else ast.unparse(parent if shown is parent else other)
+            put(node)
             name = owner.removesuffix("()") or "module"
-            description = f"{module}.{name}: {ast.unparse(node)} -> {after}"
-            yield Mutant(module, description, path, lines_of(statement), name if "()" in owner else None, code)
+            yield Mutant(module, f"{module}.{name}: {before} -> {after}", path, lines_of(statement), name if "()" in owner else None, code)
 
 
 def code_objects(code):

@@ -65,6 +65,14 @@ def test_masks_of_a_network_with_three_inputs():
     np.testing.assert_array_equal(second[:, :3], second[:, 3:])
 
 
+def test_at_first_a_planar_step_bends_space_by_about_one():
+    """u and w start with a length of about 1, in any dimension, and the plane through the origin."""
+    initial = mv.Planar(2000).initial(np.random.default_rng(0))
+    assert np.linalg.norm(initial["u"]) == pytest.approx(1, abs=0.1)
+    assert np.linalg.norm(initial["w"]) == pytest.approx(1, abs=0.1)
+    assert initial["b"] == 0
+
+
 def test_a_planar_step_is_invertible_whatever_its_parameters():
     z = np.random.default_rng(0).standard_normal((500, 3))
     for seed in range(20):
@@ -108,6 +116,27 @@ def test_the_base_alone_is_a_diagonal_gaussian():
     z = q.sample(stats, eps)[:, 0]
     np.testing.assert_allclose(z, [1, -2] + np.exp([0.25, -0.25]) * eps[:, 0])
     np.testing.assert_allclose(q.log_prob()[:, 0], scipy.stats.norm.logpdf(z, [1, -2], np.exp([0.25, -0.25])).sum(1))
+
+
+def test_a_chain_on_a_chain_is_a_longer_chain():
+    stats, eps = np.array([[1.0, -2.0, 0.5, -0.5]]), np.random.default_rng(0).standard_normal((5, 1, 2))
+    results = []
+    for longer in (False, True):
+        flows = [mv.Planar(2), mv.Planar(2)]
+        q = mv.FlowPosterior(flows) if longer else mv.FlowPosterior(flows[1:], base=mv.FlowPosterior(flows[:1]))
+        attached(q)
+        results.append((q.sample(stats, eps), q.log_prob(), q.backward(np.ones((5, 1, 2)), dlog_q=np.ones((5, 1)))))
+    for nested, chain in zip(*results, strict=True):
+        np.testing.assert_allclose(nested, chain)
+
+
+def test_the_gradient_of_the_samples_alone_is_not_that_of_the_last_density():
+    q, dz = attached(mv.FlowPosterior([mv.Planar(2)])), np.ones((5, 1, 2))
+    q.sample(np.array([[1.0, -2.0, 0.5, -0.5]]), np.random.default_rng(0).standard_normal((5, 1, 2)))
+    q.log_prob()
+    both = q.backward(dz, dlog_q=np.ones((5, 1))).copy()
+    alone, density = q.backward(dz).copy(), q.backward(0 * dz, dlog_q=np.ones((5, 1)))
+    np.testing.assert_allclose(both, alone + density)
 
 
 def flow_vae(**options):

@@ -113,6 +113,19 @@ def test_draws_have_the_moments_of_the_likelihood():
         np.testing.assert_allclose((draws == k / 2).mean(axis=0), p[:, k], atol=0.012)
 
 
+def test_no_draw_is_narrower_than_min_std():
+    rng, narrow = np.random.default_rng(6), np.tile([[0.0, -50.0]], (20_000, 1))
+    shared = attached(mv.SharedVarianceGaussian(min_std=0.2), log_var=[-50.0])
+    predicted = attached(mv.PredictedVarianceGaussian(min_std=0.2))
+    assert shared.sample(narrow[:, :1], rng).std() == pytest.approx(0.2, rel=0.03)
+    assert predicted.sample(narrow, rng).std() == pytest.approx(0.2, rel=0.03)
+
+
+def test_the_shared_variance_starts_from_std():
+    vae = mv.VAE([mv.Dense(5, 2)], [mv.Dense(1, 5)], likelihood=mv.SharedVarianceGaussian(0.3))
+    assert np.exp(vae.parameters["likelihood.log_var"] / 2) == pytest.approx(0.3)
+
+
 def test_the_shared_variance_becomes_the_mean_squared_error():
     x = np.random.default_rng(6).normal(0.3, 0.5, (400, 5)).astype(np.float32)
     vae = mv.VAE([mv.Dense(5, 2)], [mv.Dense(1, 5)], likelihood=mv.SharedVarianceGaussian(2.0))
