@@ -131,4 +131,4 @@ def test_a_thousand_epochs_take_no_more_memory_than_a_hundred():
     mv.fit(vae, x, validation_split=0.2, epochs=1000, batch_size=16, patience=1000, callbacks=[measure])
     growth = used[1000] - used[100]
     print(f"{used[100]} bytes after 100 epochs, {growth} more after 1,000")
-    assert growth < 2 * 2**20
+    assert growth < 4 * 2**20  # one batch kept from each step would be 24 MB
