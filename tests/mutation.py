@@ -40,7 +40,7 @@ MODULES = (
 ARGUMENTS = [
     *("-o", "addopts=", "-m", "not slow and not gpu", "-k", "not fake and not numba and not killed"),
     *(f"--ignore-glob=*test_{name}*" for name in ("backends", "cupy", "d", "ex", "fi", "fu", "in", "plots")),
-    *("-s", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:randomly", str(TESTS)),
+    *("-s", "-p", "no:terminal", "-p", "no:faulthandler", "-p", "no:cacheprovider", "-p", "no:randomly", str(TESTS)),
 ]
 MEMORY = 8 << 30  # bytes that a mutant may ask for
 
@@ -61,7 +61,27 @@ COMPARISONS = {
 }  # fmt: skip
 
 # Mutants that compute the same, as "module.function: before -> after", each with the reason.
-EQUIVALENT = {}
+TWO_AXES = "the array has two axes, of which the last is the second"
+SYMMETRIC = "a normal draw and its negative are distributed alike"
+MORE_ZEROS = "more zeros behind an image than its windows reach"
+EQUIVALENT = {
+    "likelihoods.bernoulli_log_prob: x.shape[-1] -> x.shape[1]": TWO_AXES,
+    "likelihoods.gaussian_log_prob: x.shape[-1] -> x.shape[1]": TWO_AXES,
+    "likelihoods.heteroscedastic_log_prob: x.shape[-1] -> x.shape[1]": TWO_AXES,
+    "conditioning.append_labels_backward: dx.shape[-1] -> dx.shape[1]": TWO_AXES,
+    **{
+        f"likelihoods.{function}: mean + {std} * {draw} -> mean - {std} * {draw}": SYMMETRIC
+        for draw in ("rng.standard_normal(mean.shape, np.float32).astype(mean.dtype)",)
+        for function, std in (("Gaussian.sample", "self.std"), ("LearnedVariance._draw", "std"))
+    },
+    "conv._padding: sweep.start + (sweep.count - 1) * sweep.step -> (sweep.count - 1) * sweep.step": MORE_ZEROS,
+    "conv._padding: sweep.count - 1 -> sweep.count + 1": MORE_ZEROS,
+    "conv._padding: sweep.count - 1 -> sweep.count": MORE_ZEROS,
+    "conv._padding: last - size -> last + size": MORE_ZEROS,
+    "conv._padding: last - size -> last": MORE_ZEROS,
+    "vae.VAE.loss_and_gradients: self.xp.sum(self.gradients.flat * 0) -> self.xp.max(self.gradients.flat * 0)":
+        "the NaN that 0 times an infinity or a NaN gives is their sum and their maximum",
+}
 
 
 def array_function(node):
@@ -178,7 +198,8 @@ def mutants(module):
             after = "nothing" if isinstance(other, ast.Pass) else ast.unparse(parent if shown is parent else other)
             put(node)
             name = owner.removesuffix("()") or "module"
-            yield Mutant(module, f"{module}.{name}: {before} -> {after}", path, lines_of(statement), name if "()" in owner else None, code)
+            description = f"{module}.{name}: {before} -> {after}"
+            yield Mutant(module, description, path, lines_of(statement), name if "()" in owner else None, code)
 
 
 def code_objects(code):

@@ -42,6 +42,17 @@ def test_bad_x(call, x, message):
         function(x)
 
 
+def test_a_bad_row_is_found_however_far_down():
+    for row in (9_999, 10_000, 20_004):
+        x = np.full((20_005, 6), 0.5, np.float32)
+        x[row, 2] = np.nan
+        with pytest.raises(mv.MiniVAEError, match=f"NaN or an infinity in row {row}:"):
+            vae().evaluate(x)
+        x[row, 2] = 7
+        with pytest.raises(mv.MiniVAEError, match=r"in \[0, 1\], got \[0.5, 7\]"):
+            vae().evaluate(x)
+
+
 def test_a_gaussian_likelihood_takes_any_finite_x():
     assert np.isfinite(vae(likelihood=mv.Gaussian()).evaluate(with_value(-30.0)).loss)
 

@@ -180,6 +180,15 @@ def test_wide_layers_are_used_for_fewer_rows_at_a_time():
     assert mv.VAE([mv.Dense(25, 2)], [mv.Dense(1, 25)]).inference_rows == 1000
 
 
+@pytest.mark.parametrize("layer", [mv.Conv2d, mv.ConvTranspose2d])
+def test_initial_weights_are_glorots(layer):
+    """A pixel is made from K x K windows of n_in channels, and has a part in K x K windows of n_out channels."""
+    for init in ("glorot_uniform", "glorot_normal"):
+        W = layer(40, 60, 3, init=init).initial(np.random.default_rng(0))["W"]
+        assert W.std() == pytest.approx(np.sqrt(2 / (9 * 40 + 9 * 60)), rel=0.02)
+        assert layer(60, 40, 3, init=init).initial(np.random.default_rng(0))["W"].std() == pytest.approx(W.std())
+
+
 def test_output_sizes_are_those_of_keras_and_pytorch():
     assert mv.Conv2d(1, 64, 2, 2, "same").output_shape((28, 28, 1)) == (14, 14, 64)
     assert mv.Conv2d(64, 1, 2).output_shape((29, 29, 64)) == (28, 28, 1)
@@ -198,11 +207,13 @@ def test_output_sizes_are_those_of_keras_and_pytorch():
         (lambda: mv.Conv2d(1, 2, 2, stride=3), "use a kernel of at least 3"),
         (lambda: mv.Conv2d(1, 2, 2, init="zeros"), "init must be one of"),
         (lambda: mv.ConvTranspose2d(1, 2, 3, 2, 1, 2), "less than the stride, 2"),
+        (lambda: mv.ConvTranspose2d(1, 2, 3, 2, 1, -1), "output_padding must be an integer of at least 0, got -1"),
         (lambda: mv.Conv2d(1, 2, 3).output_shape((784,)), "is a Reshape.* missing before it"),
         (lambda: mv.Conv2d(1, 2, 3).output_shape((28, 28, 3)), "expects .B, height, width, 1."),
         (lambda: mv.Conv2d(1, 2, 5).output_shape((4, 9, 1)), "4 x 9 are too small"),
         (lambda: mv.Reshape(28), "a tuple of positive integers"),
         (lambda: mv.Reshape((4, 4)).output_shape((15,)), "cannot make .B, 4, 4. of .B, 15."),
+        (lambda: mv.Reshape((4, 4)).forward(np.ones((2, 15))), "cannot make .B, 4, 4. of .B, 15."),
         (lambda: mv.VAE([mv.Reshape((4, 4, 1))], [mv.Dense(2, 16)]), "end it with Flatten.. and a Dense"),
     ],
 )

@@ -98,6 +98,32 @@ def test_weights_that_are_not_finite_are_one_clear_error(backend, call):
         getattr(vae, call)(images())
 
 
+class Steep(mv.Tanh):
+    """A layer whose gradient is this number everywhere."""
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        dx.fill(self.gradient)
+        return dx
+
+
+@pytest.mark.parametrize("gradient", [np.inf, np.nan, -np.inf])
+def test_a_gradient_that_is_not_finite_is_one_clear_error(gradient):
+    vae = mv.VAE([mv.Dense(8, 6), Steep(gradient), mv.Dense(6, 4)], [mv.Dense(2, 8)])
+    with pytest.raises(mv.MiniVAEError, match="the gradient is not finite"):
+        vae.loss_and_gradients(images())
+
+
+def test_a_large_gradient_is_none():
+    """Though the sum of all its values would be beyond float32."""
+    vae = mv.VAE([mv.Dense(8, 60), Steep(5e37), mv.Dense(60, 4)], [mv.Dense(2, 8)])
+    assert np.isfinite(vae.loss_and_gradients(np.ones((1, 8))).loss)
+    assert vae.gradients["encoder.0.b"].max() > 4e37
+
+
 def test_data_beyond_float32_is_one_clear_error_and_fits_float64():
     x = images() * np.float32(1e25)
     with pytest.raises(mv.MiniVAEError, match='the loss is not finite.*dtype="float64"'):

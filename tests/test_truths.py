@@ -136,6 +136,18 @@ def test_losses_add_up_with_beta():
     assert losses.negative_elbo == pytest.approx(losses.reconstruction + losses.kl)
 
 
+def test_evaluation_takes_batch_size_examples_at_a_time():
+    class Watched(mv.Bernoulli):
+        rows = set()
+
+        def log_prob(self, x, logits):
+            self.rows.add(len(x))
+            return super().log_prob(x, logits)
+
+    mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)], Watched()).evaluate(np.zeros((20, 4)), batch_size=8)
+    assert Watched.rows == {8, 4}
+
+
 @pytest.mark.parametrize("samples", [1, 3])
 def test_evaluation_does_not_depend_on_the_batch_size(samples):
     x = np.random.default_rng(9).random((37, 4))
