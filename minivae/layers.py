@@ -244,12 +244,9 @@ class Sequential(Composite, Layer):
             x = layer.forward(x)
         return x
 
-    def backward(self, dy, after=None):
-        """dx; calls `after(layer)`, if given, when a layer's gradients are ready and its parameters are done with."""
+    def backward(self, dy):
         for layer in reversed(self.layers):
             if not (layer.needs_dx or layer.shapes()):
                 return None
             dy = layer.backward(dy)
-            if after and layer.shapes():
-                after(layer)
         return dy

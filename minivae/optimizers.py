@@ -1,8 +1,7 @@
 """SGD, RMSprop and Adam, each a few long passes over the flat arrays of values and gradients.
 
-`attach(parameters, gradients)` binds an optimizer to a model with fresh state; `step()` applies one update, which is
-`begin()` and then `update(span)` for slices that together cover the flat arrays. All that changes lies in arrays on
-the device, by name in `state`: a captured graph and a checkpoint see all of it.
+`attach(parameters, gradients)` binds an optimizer to a model with fresh state; `step()` applies one update.
+All that changes lies in arrays on the device, by name in `state`: a captured graph and a checkpoint see all of it.
 """
 
 import math
@@ -14,8 +13,7 @@ class Optimizer:
     """What all share: the learning rate, kept in `state["lr"]` (1,), which may be changed between steps."""
 
     rule = None  # the pure function that makes one update
-    moments = ()  # the names of those arrays in `state` that have a number for each parameter
-    needs_all = False  # whether no parameter can be updated before all gradients are there
+    moments = ()  # the names of those arrays in `state` that have a value for each parameter
 
     def __init__(self, lr):
         self._lr = self._positive("lr", lr)
@@ -29,19 +27,17 @@ class Optimizer:
 
     def attach(self, parameters, gradients):
         """Bind to a model's flat arrays, with fresh state."""
-        backend, xp, dtype = parameters.backend, parameters.backend.xp, parameters.dtype
-        self.backend, self.xp = backend, xp
+        backend = self.backend = parameters.backend
+        xp = self.xp = backend.xp
         self.values, self.gradients = parameters.flat, gradients.flat
-        self.whole = slice(0, self.values.size)
-        self.state = {"lr": xp.full(1, self._lr, dtype)} | self.fresh_state()
-        self.rate = xp.empty(1, dtype)
-        largest = backend.pieces(self.whole)[0]
-        self.work = backend.empty((largest.stop,), dtype)
-        self.apply = backend.fuse(self.rule)
-        self._views = {}
+        self.pieces = backend.pieces(self.values.size)
+        self.work = backend.empty(self.values[self.pieces[0]].shape, self.values.dtype)
+        self.rate = xp.empty(1, self.values.dtype)
+        self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
+        self.fuse = backend.fuse
 
     def fresh_state(self):
-        return {name: self.moment() for name in self.moments}
+        return {}
 
     def moment(self, value=0.0):
         """An array for `state` with a number for each parameter, at first `value`."""
@@ -49,38 +45,12 @@ class Optimizer:
         moment.fill(value)
         return moment
 
-    def step(self):
-        """One update of all parameters, from the gradients."""
-        self.begin()
-        self.update(self.whole)
-
-    def begin(self):
-        """Make ready the numbers that the next update needs."""
-
-    def scalars(self):
-        """The arguments of `rule` that are the same for all parameters."""
-        raise NotImplementedError
-
-    def update(self, span):
-        """Update the parameters in a slice of the flat arrays, after `begin`."""
-        scalars = self.scalars()
-        for g, views in self._pieces(span):
-            self.apply(self.xp, g, **views, **scalars)
-
-    def _pieces(self, span):
-        """For each piece of a span the views of the gradients and, by name, of all else that `rule` works on."""
-        key = span.start, span.stop
-        if key not in self._views:
-            arrays = {"p": self.values} | {name: self.state[name] for name in self.moments}
-            self._views[key] = [
-                (
-                    self.gradients[piece],
-                    {name: array[piece] for name, array in arrays.items()}
-                    | {"work": self.work[: piece.stop - piece.start]},
-                )
-                for piece in self.backend.pieces(span)
-            ]
-        return self._views[key]
+    def update(self, g, **scalars):
+        """Apply the rule to all parameters, piece by piece."""
+        rule, arrays = self.fuse(self.rule), {"p": self.values} | {name: self.state[name] for name in self.moments}
+        for piece in self.pieces:
+            views = {name: array[piece] for name, array in arrays.items()}
+            rule(self.xp, g[piece], **views, work=self.work[: len(views["p"])], **scalars)
 
     @property
     def lr(self):
@@ -92,6 +62,12 @@ class Optimizer:
         self.state["lr"].fill(self._lr)
 
 
+def add_momentum(xp, g, *, velocity, momentum):
+    """velocity = momentum velocity + g;  g, velocity (P,), momentum a float."""
+    xp.multiply(velocity, momentum, out=velocity)
+    xp.add(velocity, g, out=velocity)
+
+
 def sgd_update(xp, g, *, p, rate, work):
     """p -= rate g.
 
@@ -101,32 +77,29 @@ def sgd_update(xp, g, *, p, rate, work):
     xp.subtract(p, work, out=p)
 
 
-def momentum_update(xp, g, *, p, velocity, rate, momentum, work):
-    """velocity = momentum velocity + g,   p -= rate velocity.
-
-    g, p, velocity, work : (P,), p and velocity updated and work overwritten;  rate : (1,);  momentum : a float
-    """
-    xp.multiply(velocity, momentum, out=velocity)
-    xp.add(velocity, g, out=velocity)
-    sgd_update(xp, velocity, p=p, rate=rate, work=work)
-
-
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum if wanted.
 
     velocity = momentum velocity + g,   p -= lr velocity
     """
 
+    rule = staticmethod(sgd_update)
+
     def __init__(self, lr=1e-2, momentum=0.0):
         super().__init__(lr)
         if not 0 <= momentum < 1:
             raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {momentum!r}")
         self.momentum = float(momentum)
-        self.rule = momentum_update if momentum else sgd_update
-        self.moments = ("velocity",) if momentum else ()
 
-    def scalars(self):
-        return {"rate": self.state["lr"]} | ({"momentum": self.momentum} if self.momentum else {})
+    def fresh_state(self):
+        return {"velocity": self.moment()} if self.momentum else {}
+
+    def step(self):
+        direction = self.gradients
+        if self.momentum:
+            direction = self.state["velocity"]
+            self.fuse(add_momentum)(self.xp, self.gradients, velocity=direction, momentum=self.momentum)
+        self.update(direction, rate=self.state["lr"])
 
 
 def rmsprop_update(xp, g, *, p, w, rate, rho, eps, work):
@@ -166,11 +139,9 @@ class RMSprop(Optimizer):
     def fresh_state(self):
         return {"w": self.moment(self.eps / (1 - self.rho))}
 
-    def begin(self):
+    def step(self):
         self.xp.multiply(self.state["lr"], 1 / math.sqrt(1 - self.rho), out=self.rate)
-
-    def scalars(self):
-        return {"rate": self.rate, "rho": self.rho, "eps": self.eps}
+        self.update(self.gradients, rate=self.rate, rho=self.rho, eps=self.eps)
 
 
 def adam_scalars(xp, lr, *, power1, power2, rate, c_eps, beta1, beta2, eps, c, work):
@@ -234,8 +205,12 @@ class Adam(Optimizer):
         self.eps = self._positive("eps", eps)
 
     def fresh_state(self):
-        # beta1^t and beta2^t: in float32, 1 - beta2^t would lose half its digits in the first steps.
-        return super().fresh_state() | {"powers": self.xp.ones(2, "float64")}
+        return {
+            "m": self.moment(),
+            "v": self.moment(),
+            # beta1^t and beta2^t: in float32, 1 - beta2^t would lose half its digits in the first steps.
+            "powers": self.xp.ones(2, "float64"),
+        }
 
     def attach(self, parameters, gradients):
         super().attach(parameters, gradients)
@@ -244,11 +219,10 @@ class Adam(Optimizer):
         self.doubles = {"power1": powers[:1], "power2": powers[1:]}
         self.doubles |= {name: xp.empty(1, "float64") for name in ("c", "work")}
 
-    def begin(self):
-        self.backend.fuse(adam_scalars)(self.xp, self.state["lr"], **self.doubles, **self.scalars(), eps=self.eps)
-
-    def scalars(self):
-        return {"rate": self.rate, "c_eps": self.c_eps, "beta1": self.beta1, "beta2": self.beta2}
+    def step(self):
+        scalars = {"rate": self.rate, "c_eps": self.c_eps, "beta1": self.beta1, "beta2": self.beta2}
+        self.fuse(adam_scalars)(self.xp, self.state["lr"], **self.doubles, **scalars, eps=self.eps)
+        self.update(self.gradients, **scalars)
 
 
 def clip_by_norm(backend, gradients, *, limit, norm, work):
@@ -275,8 +249,6 @@ def clip_factor(xp, *, norm, limit):
 
 class ClipNorm(Optimizer):
     """Another optimizer, which sees the gradients clipped to a norm of at most `limit`."""
-
-    needs_all = True
 
     def __init__(self, optimizer, limit):
         self.optimizer, self.limit = optimizer, self._positive("limit", limit)

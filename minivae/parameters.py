@@ -25,11 +25,11 @@ class Parameters(Mapping):
         self.dtype = np.dtype(dtype)
         self.flat = backend.empty((sum(math.prod(shape) for shape in shapes.values()),), self.dtype)
         self.flat.fill(0)
-        self._views, self._spans = {}, {}
+        self._views = {}
         start = 0
         for name, shape in shapes.items():
             stop = start + math.prod(shape)
-            self._views[name], self._spans[name] = self.flat[start:stop].reshape(shape), (start, stop)
+            self._views[name] = self.flat[start:stop].reshape(shape)
             start = stop
 
     def __getitem__(self, name):
@@ -43,11 +43,6 @@ class Parameters(Mapping):
 
     def __len__(self):
         return len(self._views)
-
-    def span(self, module):
-        """The slice of `flat` with the tensors of the module of this name, such as "encoder.0"."""
-        spans = [span for name, span in self._spans.items() if name.startswith(module + ".")]
-        return slice(min(start for start, _ in spans), max(stop for _, stop in spans))
 
     def load(self, arrays):
         """Copy NumPy arrays, given by name, into the views; names and shapes must agree exactly."""

@@ -22,7 +22,6 @@ BINARIZATION, FIT_BINARIZATION = 8, 9
 
 # Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
 INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
-CHECKED_ROWS = 10_000  # of x at a time
 
 
 # Overflow shows in the results, which are checked: that says more than a warning, and works on a GPU too.
@@ -252,9 +251,9 @@ class VAE:
         self.xp.subtract(self.posterior.log_prob(), log_pz, out=kl)
         return kl
 
-    def _backward(self, dlog_px, dkl, after):
+    def _backward(self, dlog_px, dkl):
         """Fills `gradients`: the forward pass in the mirror."""
-        dz = self.labels.backward(self.decoder.backward(self.likelihood.backward(dlog_px), after))
+        dz = self.labels.backward(self.decoder.backward(self.likelihood.backward(dlog_px)))
         dz = dz.reshape(len(dlog_px), -1, self.latent_dim)
         if self.analytic:
             dstats = self.posterior.backward(dz, dkl=dkl)
@@ -262,12 +261,10 @@ class VAE:
             through_prior = self.backend.fuse(standard_normal_log_prob_backward)
             through_prior(self.xp, dkl[..., None], self._z, add_to=dz, work=self.buffers("work", *dz.shape))
             dstats = self.posterior.backward(dz, dlog_q=dkl)
-        self.encoder.backward(dstats, after)
+        self.encoder.backward(dstats)
 
-    def losses_and_gradients(self, x, eps, y=None, after=None):
+    def losses_and_gradients(self, x, eps, y=None):
         """One training pass over arrays on the device: x (B, X), eps (L, B, D), one-hot labels y (B, C) if any.
-
-        after : a function called with each layer of encoder and decoder as soon as it may be updated
 
         Fills `gradients` and returns terms (3, B): loss, reconstruction and KL of each example, in nats.
         Allocates nothing once it has seen the shapes, and never waits for the device.
@@ -278,7 +275,7 @@ class VAE:
             floor, loss = self.posterior.free_bits(self.free_bits), terms[0]
             self.xp.multiply(floor, self._beta, out=floor)
             self.xp.add(loss, floor, out=loss)
-        self._backward(*self.bound.backward(), after)
+        self._backward(*self.bound.backward())
         return terms
 
     # ---------------------------------------------------------------------------- input and its checks
@@ -298,8 +295,8 @@ class VAE:
             )
         if x.dtype == np.uint8:
             return x
-        for start in range(0, len(x), CHECKED_ROWS):
-            rows = x[start : start + CHECKED_ROWS]
+        for start in range(0, len(x), 10 * INFERENCE_ROWS):
+            rows = x[start : start + 10 * INFERENCE_ROWS]
             if not np.isfinite(rows).all():
                 bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
                 raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first")
