@@ -1,5 +1,7 @@
 """What `fit` offers beside plain epochs: validation, early stopping, schedules, clipping, and honest failure."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -242,3 +244,20 @@ def test_an_optimizer_state_that_overflows_is_named():
     vae = make(likelihood=mv.Gaussian(1e-11, constants=False))
     with pytest.raises(mv.MiniVAEError, match="step 1 of 4: optimizer.w is not finite"):
         mv.fit(vae, data(), epochs=1, batch_size=10)
+
+
+def test_a_memory_map_is_trained_on_where_it_lies(tmp_path):
+    """Peak memory stays far below the data's; the History is that of the same data in memory."""
+    x = np.memmap(tmp_path / "images", np.uint8, "w+", shape=(100_000, 800))
+    x[:3000] = np.random.default_rng(0).integers(0, 256, (3000, 800))
+
+    def model():
+        return mv.VAE([mv.Dense(800, 4)], [mv.Dense(2, 800)])
+
+    tracemalloc.start()
+    mv.fit(model(), x, epochs=1, batch_size=4000, progress=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < x.nbytes / 2
+    histories = [mv.fit(model(), rows, epochs=1, progress=False) for rows in (x[:3000], np.array(x[:3000]))]
+    assert histories[0]["train_loss"] == histories[1]["train_loss"]
