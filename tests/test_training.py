@@ -255,7 +255,7 @@ def test_a_memory_map_is_trained_on_where_it_lies(tmp_path):
         return mv.VAE([mv.Dense(800, 4)], [mv.Dense(2, 800)])
 
     tracemalloc.start()
-    mv.fit(model(), x, epochs=1, batch_size=4000, progress=False)
+    mv.fit(model(), x, epochs=1, batch_size=1000, progress=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < x.nbytes / 2
