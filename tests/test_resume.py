@@ -1,5 +1,6 @@
 """A training that was stopped at any moment and went on ends with the same bits as one that was not."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae import training
 
 SMALL = {"epochs": 9, "n": 80}  # 64 to train on: 9 full batches of 7 and one of 1
 
@@ -160,6 +162,16 @@ def test_another_training_is_not_resumed(tmp_path, change, message):
     with pytest.raises(mv.MiniVAEError, match=f"is of another training: {message}.*Resume with the same"):
         small_fit(path, resume=True, **change)
     assert path.read_bytes() == content
+
+
+def test_the_seconds_of_an_epoch_hold_those_before_an_interruption(tmp_path, monkeypatch):
+    """A clock that goes on by a second whenever it is read: once before the steps and once after."""
+    clock, path = itertools.count(100.0), tmp_path / "checkpoint.safetensors"
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    press_ctrl_c_at(monkeypatch, 6)  # the second of epoch 2
+    with pytest.raises(mv.Interrupted):
+        small_fit(path)
+    assert small_fit(path, resume=True)["seconds"] == [1, 2]
 
 
 def test_damaged_checkpoints_stop_the_resumption_and_stay(tmp_path):

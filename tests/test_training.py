@@ -1,9 +1,12 @@
 """What `fit` offers beside plain epochs: validation, early stopping, schedules, clipping, and honest failure."""
 
+import functools
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+import tqdm
 
 import minivae as mv
 from minivae.optimizers import clip_by_norm
@@ -110,6 +113,15 @@ def test_a_warm_up_of_beta_is_no_reason_to_stop():
     )
     assert history["val_loss"][4] > history["val_loss"][3] > history["val_loss"][2] and len(history) > 6
     assert history.best_epoch >= 6
+
+
+@pytest.mark.parametrize("progress, terminal, shown", [(True, False, True), (False, True, False), (None, True, True)])
+def test_progress_is_shown_on_demand_or_on_a_terminal(capsys, monkeypatch, progress, terminal, shown):
+    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    mv.fit(make(), data(20), epochs=2, batch_size=5, progress=progress)
+    err = capsys.readouterr().err
+    assert ("| 7/8 [" in err and "loss=" in err) if shown else err == ""
 
 
 # ------------------------------------------------------------------------------------------- schedules
