@@ -269,21 +269,19 @@ def gated_step_backward(xp, dz_out, dlog_det, z, m, gate, *, dz, dm, ds, work):
 class InverseAutoregressive(Composite, Flow):
     """An inverse autoregressive step: each z_d is gated towards a value, both from the z before it and the context.
 
-    dim       : D
-    hidden    : the width of the network's one hidden layer (ReLU)
-    context   : C, how many more numbers the encoder gives for each example; the network sees them all
-    reverse   : take the dimensions from the last to the first, as every other step of a chain should
-    gate_bias : the logit of the gates at first: with 2 a step keeps sigmoid(2) = 0.88 of z, with 6 almost all
+    dim     : D
+    hidden  : the width of the network's one hidden layer (ReLU)
+    context : C, how many more numbers the encoder gives for each example; the network sees them all
+    reverse : take the dimensions from the last to the first, as every other step of a chain should
 
     Its parameters are those of the network: "0.W" (D + C, hidden), "0.b", "2.W" (hidden, 2D), "2.b".
     Source: Kingma et al. 2016, algorithm 1.
     """
 
-    def __init__(self, dim, hidden, context=0, reverse=False, gate_bias=2.0):
+    GATE_BIAS = 2.0  # at first a step changes little: sigmoid(2) = 0.88
+
+    def __init__(self, dim, hidden, context=0, reverse=False):
         self._check(dim=dim, hidden=hidden, context=context)
-        if not math.isfinite(gate_bias):
-            raise MiniVAEError(f"InverseAutoregressive: gate_bias should be a finite number, got {gate_bias!r}")
-        self.gate_bias = float(gate_bias)
         self.dim, self.hidden, self.context, self.reverse = int(dim), int(hidden), int(context), bool(reverse)
         first = MaskedDense(self.dim + self.context, self.hidden)
         second = MaskedDense(self.hidden, 2 * self.dim)
@@ -294,7 +292,7 @@ class InverseAutoregressive(Composite, Flow):
 
     def initial(self, rng):
         values = super().initial(rng)
-        values["2.b"][self.dim :] = self.gate_bias
+        values["2.b"][self.dim :] = self.GATE_BIAS
         return values
 
     def attach(self, name, backend, parameters, gradients):
