@@ -14,7 +14,7 @@ import numpy as np
 import minivae as mv
 
 
-def train(checkpoint, epochs=30, n=600, resume=True, callbacks=()):
+def train(checkpoint, epochs=30, n=600, resume=True, **options):
     rng = np.random.default_rng(0)
     x = rng.random((n, 20), np.float32) * rng.random(20, np.float32)
     encoder = [mv.Dense(20 + 2, 16), mv.ReLU(), mv.Dense(16, 6)]
@@ -36,7 +36,7 @@ def train(checkpoint, epochs=30, n=600, resume=True, callbacks=()):
         clip_norm=1.0,
         checkpoint=checkpoint,
         resume=resume,
-        callbacks=callbacks,
+        **options,
     )
     return vae, history
 

@@ -80,6 +80,23 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch, expected):
     assert killable.digest(*killable.train(path, **SMALL)) == expected
 
 
+def test_without_a_checkpoint_ctrl_c_does_not_wait(monkeypatch):
+    press_ctrl_c_at(monkeypatch, 15)
+    with pytest.raises(KeyboardInterrupt) as error:
+        killable.train(None, resume=False, **SMALL)
+    assert not isinstance(error.value, mv.Interrupted)
+
+
+def test_the_progress_bar_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at(patch, 25)
+        with pytest.raises(mv.Interrupted):
+            killable.train(path, **SMALL)
+    killable.train(path, progress=True, **SMALL)
+    assert "| 25/90 [" in capsys.readouterr().err
+
+
 def test_training_in_another_thread_leaves_signals_alone(tmp_path, expected):
     digests = []
     arguments = {"checkpoint": tmp_path / "checkpoint.safetensors"} | SMALL

@@ -9,7 +9,9 @@ import pytest
 import tqdm
 
 import minivae as mv
+from minivae.backend import generator
 from minivae.optimizers import clip_by_norm
+from minivae.vae import SHUFFLE
 
 
 def make(**options):
@@ -24,6 +26,16 @@ def data(n=40, seed=0):
 
 def losses(history):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def test_a_history_is_a_table_that_can_be_written(tmp_path):
+    history = mv.fit(make(), data(), data(8, seed=1), epochs=2, batch_size=10)
+    history.save_csv(tmp_path / "metrics.csv", validation="test")
+    header, *rows = (line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines())
+    assert header == ["epoch", "seconds"] + [
+        f"{part}_{name}" for part in ("train", "test") for name in ("loss", "reconstruction", "kl")
+    ]
+    assert [list(map(float, row)) for row in rows] == [list(row.values()) for row in history]
 
 
 # ----------------------------------------------------------------------------------------- validation
@@ -235,6 +247,35 @@ def test_the_first_bad_tensor_is_the_one_that_is_named(tensor, expected):
 
     with pytest.raises(mv.MiniVAEError, match=f"epoch 3, step 1 of 4: {expected} is not finite"):
         mv.fit(vae, data(), epochs=5, batch_size=10, callbacks=[spoil])
+
+
+def test_the_step_that_is_named_is_the_one_with_the_bad_example():
+    """In whose place the epoch's own order put it."""
+    x, vae = data(), make(likelihood=mv.Gaussian())
+    orders = [generator(0, SHUFFLE, epoch).permutation(40).tolist() for epoch in (1, 2, 3)]
+    bad = next(i for i in range(40) if len({order.index(i) // 10 for order in orders}) == 3)
+
+    def spoil(history):
+        if len(history) == 2:
+            x[bad] = 1e25
+
+    step = orders[2].index(bad) // 10 + 1
+    with pytest.raises(mv.MiniVAEError, match=rf"epoch 3, step {step} of 4: log p\(x given z\) is not finite"):
+        mv.fit(vae, x, epochs=5, batch_size=10, optimizer=mv.SGD(1e-30), callbacks=[spoil])
+    layer = vae.encoder.layers[0]
+    assert layer.forward == mv.Dense.forward.__get__(layer), "the search for the step was left in the model"
+
+
+def test_a_gradient_that_goes_bad_in_the_backward_pass_is_named():
+    class Steep(mv.Tanh):
+        def backward(self, dy):
+            dx = super().backward(dy)
+            dx.fill(np.inf)
+            return dx
+
+    vae = mv.VAE([mv.Dense(8, 6), Steep(), mv.Dense(6, 4)], [mv.Dense(2, 8)])
+    with pytest.raises(mv.MiniVAEError, match="epoch 1, step 1 of 4: the gradient of encoder.0.b is not finite"):
+        mv.fit(vae, data(), epochs=1, batch_size=10)
 
 
 def test_a_loss_that_overflows_is_named():
