@@ -369,7 +369,6 @@ def main():
     parser.add_argument("--match", default="", help="only mutants whose description has this in it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in the background
     for name in arguments.modules:
         importlib.import_module(f"minivae.{name}")
     if arguments.list:

@@ -24,6 +24,14 @@ def expected():
     return killable.digest(*killable.train(None, resume=False, **SMALL))
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_on():
+    """Which a shell turns off for what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Stop(Exception):
     pass
 
