@@ -22,6 +22,7 @@ BINARIZATION, FIT_BINARIZATION = 8, 9
 
 # Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
 INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
+CHECKED_ROWS = 10_000  # of x at a time
 
 
 # Overflow shows in the results, which are checked: that says more than a warning, and works on a GPU too.
@@ -295,8 +296,8 @@ class VAE:
             )
         if x.dtype == np.uint8:
             return x
-        for start in range(0, len(x), 10 * INFERENCE_ROWS):
-            rows = x[start : start + 10 * INFERENCE_ROWS]
+        for start in range(0, len(x), CHECKED_ROWS):
+            rows = x[start : start + CHECKED_ROWS]
             if not np.isfinite(rows).all():
                 bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
                 raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first")
