@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 import minivae as mv
 from minivae import data
 from minivae.backend import generator
+from minivae.files import atomic_write
 from minivae.parameters import allocate
 
 HIDDEN, BATCH_SIZE, DETECTOR_DIM = 256, 100, 20
@@ -45,14 +46,22 @@ class Autoencoder:
         self.encoder.backward(self.decoder.backward(self.likelihood.backward(dlog_px)))
         return -float(log_px.mean())
 
-    def fit(self, x, epochs):
+    def fit(self, x, epochs, checkpoint, resume):
         optimizer = mv.Adam(1e-3)
         optimizer.attach(self.parameters, self.gradients)
-        for epoch in range(epochs):
+        arrays, done = {"weights": self.parameters.flat} | optimizer.state, 0
+        if resume and checkpoint.exists():
+            with np.load(checkpoint) as kept:
+                done = int(kept["epochs"])
+                for name, array in arrays.items():
+                    array[...] = kept[name]
+        for epoch in range(done, epochs):
             order = generator(self.seed, epoch).permutation(len(x))
             for start in range(0, len(x), BATCH_SIZE):
                 self.loss_and_gradients(x[order[start : start + BATCH_SIZE]])
                 optimizer.step()
+            with atomic_write(checkpoint) as file:
+                np.savez(file, epochs=epoch + 1, **arrays)
 
     def encode(self, x):
         """The codes as the means of Gaussians without width, so that what draws a VAE's posterior draws them too."""
@@ -69,13 +78,14 @@ class Autoencoder:
         return self.decode(generator(self.seed if seed is None else seed).standard_normal((n, self.latent_dim)))
 
 
-def train_both(arguments, x, latent_dim):
-    """An autoencoder and a VAE of the same widths, trained alike on x."""
+def train_both(arguments, x, latent_dim, name):
+    """An autoencoder and a VAE of the same widths, trained alike on x, and kept in `--out` under a name."""
     n_pixels, seed = x.shape[1], arguments.seed
     plain = Autoencoder(n_pixels, latent_dim, seed)
-    plain.fit(x, arguments.epochs)
+    plain.fit(x, arguments.epochs, arguments.out / f"autoencoder-{name}.npz", arguments.resume)
+    kept = {"checkpoint": arguments.out / f"vae-{name}.safetensors", "resume": arguments.resume}
     vae = mv.VAE(layers(n_pixels, HIDDEN, 2 * latent_dim), layers(latent_dim, HIDDEN, n_pixels), seed=seed)
-    mv.fit(vae, x, epochs=arguments.epochs, batch_size=BATCH_SIZE, optimizer=mv.Adam(1e-3))
+    mv.fit(vae, x, epochs=arguments.epochs, batch_size=BATCH_SIZE, optimizer=mv.Adam(1e-3), **kept)
     return plain, vae
 
 
@@ -112,7 +122,7 @@ def pixels(images):
 def compare(arguments, dataset):
     """Part 1: the two models with a latent plane, in numbers and pictures."""
     x_train, x_test = pixels(dataset.x_train), pixels(dataset.x_test)
-    for name, model in zip(("autoencoder", "vae"), train_both(arguments, x_train, 2), strict=True):
+    for name, model in zip(("autoencoder", "vae"), train_both(arguments, x_train, 2, "plane"), strict=True):
         codes = model.encode(x_test)[0]
         print(f"{name:12} squared error of test images {squared_error(model, x_test).mean():6.2f}, "
               f"codes' standard deviations {codes.std(axis=0).round(2)}, furthest {np.abs(codes).max():.1f}")
@@ -131,7 +141,7 @@ def detect(arguments, dataset):
     names = "error (AE)", "error (VAE)", "-ELBO", "-log prob"
     print(f"{'area under the ROC curve':28}" + "".join(f"{name:>12}" for name in names))
     for digit in arguments.left_out:
-        models = train_both(arguments, x_train[dataset.y_train != digit], DETECTOR_DIM)
+        models = train_both(arguments, x_train[dataset.y_train != digit], DETECTOR_DIM, f"without-{digit}")
         left_out = dataset.y_test == digit
         print_areas(f"digit {digit} left out", scores(*models, x_test[~left_out]), scores(*models, x_test[left_out]))
     try:
@@ -139,13 +149,14 @@ def detect(arguments, dataset):
     except mv.MiniVAEError as error:
         print(f"Fashion-MNIST is left out: {error}")
         return
-    models = train_both(arguments, x_train, DETECTOR_DIM)
+    models = train_both(arguments, x_train, DETECTOR_DIM, "all-digits")
     print_areas("Fashion-MNIST against MNIST", scores(*models, x_test), scores(*models, pixels(fashion.x_test)))
 
 
 def main():
     parser = data_parser(__doc__.splitlines()[0], "runs/autoencoder", ("mnist", "sample"))
     parser.add_argument("--epochs", type=at_least_1, default=10)
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
     parser.add_argument(
         "--left-out", type=int, nargs="+", choices=range(10), default=[0, 1, 4], metavar="DIGIT",
         help="the digits to leave out, one after another"

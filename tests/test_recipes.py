@@ -134,6 +134,20 @@ def test_the_autoencoder_written_by_hand_follows_its_gradient(example):
     assert (above - below) / 2e-3 == pytest.approx(np.linalg.norm(gradient), rel=0.01)
 
 
+def test_the_autoencoder_goes_on_where_it_was_stopped(example, tmp_path):
+    x = np.random.default_rng(0).random((250, 6), np.float32)
+
+    def fit(name, epochs, resume=False):
+        model = example("autoencoder").Autoencoder(6, 2, seed=0)
+        model.fit(x, epochs, tmp_path / name, resume)
+        return model.parameters.flat
+
+    whole = fit("whole.npz", 3)
+    fit("parts.npz", 2)
+    np.testing.assert_array_equal(fit("parts.npz", 3, resume=True), whole)
+    assert not np.array_equal(fit("parts.npz", 1), whole)  # without resume it starts anew
+
+
 def test_reparameterization_tells_right_from_wrong(tmp_path):
     text = run("reparameterization.py", "--draws", 20_000, "--out", tmp_path).stdout
     bound = float(re.search(r"below (\S+)", text)[1])
