@@ -52,6 +52,8 @@ class Autoencoder:
         arrays, done = {"weights": self.parameters.flat} | optimizer.state, 0
         if resume and checkpoint.exists():
             with np.load(checkpoint) as kept:
+                if kept["weights"].shape != arrays["weights"].shape:
+                    raise mv.MiniVAEError(f"{checkpoint} is of another model: resume with the same data and widths")
                 done = int(kept["epochs"])
                 for name, array in arrays.items():
                     array[...] = kept[name]

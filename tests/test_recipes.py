@@ -146,6 +146,8 @@ def test_the_autoencoder_goes_on_where_it_was_stopped(example, tmp_path):
     fit("parts.npz", 2)
     np.testing.assert_array_equal(fit("parts.npz", 3, resume=True), whole)
     assert not np.array_equal(fit("parts.npz", 1), whole)  # without resume it starts anew
+    with pytest.raises(mv.MiniVAEError, match="parts.npz is of another model"):
+        example("autoencoder").Autoencoder(6, 3, seed=0).fit(x, 2, tmp_path / "parts.npz", True)
 
 
 def test_reparameterization_tells_right_from_wrong(tmp_path):
