@@ -7,6 +7,7 @@ rest of the package is written once against `xp`. Only what truly differs betwee
 import contextlib
 import math
 import platform
+import types
 
 import numpy as np
 
@@ -111,25 +112,53 @@ class _Arena:
 
 
 class NumbaBackend(NumpyBackend):
-    """Arrays in main memory; the optimizers' updates as loops that Numba compiled."""
+    """Arrays in main memory; a training step becomes a list of loops that a thread for each core works off."""
 
     name = "numba"
 
     def __init__(self, reason="asked for by name"):
         super().__init__(reason)
         try:
-            from . import _numba
+            from . import program
         except ImportError:
             raise MiniVAEError(
                 'backend "numba" needs Numba: pip install "minivae[numba]", or take backend "numpy"'
             ) from None
-        self._compiled = _numba
+        self._program, self.not_recordable = program, program.NotRecordable
+        self.xp = types.SimpleNamespace(**vars(np))  # NumPy, but for the moments when a step is recorded
+        self._recorder = None
+
+    def matmul(self, a, b, *, out):
+        (self._recorder.matmul if self._recorder else super().matmul)(a, b, out=out)
+
+    def gather(self, rows, index, *, out):
+        (self._recorder.gather if self._recorder else super().gather)(rows, index, out=out)
 
     def fuse(self, function):
-        return getattr(self._compiled, function.__name__, function)
+        return self._recorder.fuse(function) if self._recorder else function
 
     def pieces(self, n):
         return [slice(0, n)]
+
+    def graph(self, step):
+        """A function that does what `step()` does, as a list of loops recorded at the first call.
+
+        Where something in `step` cannot be recorded, it is run as it is.
+        """
+        return _Recorded(self, step)
+
+    def record(self, step):
+        """The Program that does what `step()` does; recording runs nothing. Raises NotRecordable."""
+        names = vars(self.xp)
+        numpy, self._recorder = names.copy(), self._program.Recorder()
+        names.clear()
+        names.update(self._recorder.xp)
+        try:
+            step()
+            return self._program.Program(self._recorder)
+        finally:
+            names.update(numpy)
+            self._recorder = None
 
 
 class CupyBackend:
@@ -264,6 +293,21 @@ class _Captured:
                     stream.end_capture()
                 raise
             return stream.end_capture()
+
+
+class _Recorded:
+    """A step that becomes a program when it is first called."""
+
+    def __init__(self, backend, step):
+        self._backend, self._step, self._launch = backend, step, None
+
+    def __call__(self):
+        if self._launch is None:
+            try:
+                self._launch = self._backend.record(self._step)
+            except self._backend.not_recordable:
+                self._launch = self._step
+        self._launch()
 
 
 class NoGPU(MiniVAEError):

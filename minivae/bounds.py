@@ -97,7 +97,7 @@ class ELBO(Bound):
         return terms
 
     def backward(self):
-        self.dlog_px.fill(-1 / self.dlog_px.size)
+        self.xp.copyto(self.dlog_px, -1 / self.dlog_px.size)
         self.fuse(elbo_loss_backward)(self.xp, self.beta, dkl=self.dkl, share=1 / self.dkl.size)
         return self.dlog_px, self.dkl
 

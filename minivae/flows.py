@@ -383,7 +383,7 @@ class FlowPosterior(Composite, Posterior):
         base, self.columns = self._split_context(stats)
         z = self.base.sample(base, eps).reshape(L * B, D)
         self.log_det = self.buffers("log_det", L * B, 1)
-        self.log_det.fill(0)
+        self.xp.copyto(self.log_det, 0)
         for flow, columns in zip(self.flows, self.columns, strict=True):
             z, log_det = flow.forward(z, self._repeat(stats[:, columns]) if flow.context else None)
             self.xp.add(self.log_det, log_det, out=self.log_det)
@@ -405,7 +405,7 @@ class FlowPosterior(Composite, Posterior):
         L, B, D = self.shape
         dstats = self.buffers("dstats", B, self.n_stats)
         dlog_det = self.buffers("dlog_det", L * B, 1)
-        dlog_det.fill(0)
+        self.xp.copyto(dlog_det, 0)
         if dlog_q is not None:
             self.xp.negative(dlog_q.reshape(L * B, 1), out=dlog_det)
         dz = dz.reshape(L * B, D)

@@ -164,7 +164,7 @@ class DiagonalGaussian(Posterior):
             total = self.over_samples("dlog_q", dlog_q)[:, None]
             self.fuse(gaussian_sample_log_prob_backward)(xp, total, **grads)
         else:
-            dstats.fill(0)
+            xp.copyto(dstats, 0)
         dz_eps = self.buffers("work", *dz.shape)
         xp.multiply(dz, self.eps, out=dz_eps)
         sums = self.over_samples("dz", dz), self.over_samples("dz_eps", dz_eps)
