@@ -107,7 +107,7 @@ def exchange(typing_context, address, expected, word):
 
 # ------------------------------------------------------------------------------------------------ the threads
 
-# Shared memory has two words for each thread, its state and how many joins it has reached, and one that counts launches.
+# Shared memory has two words for each thread, its state and how many joins it has reached, and a count of launches.
 ASLEEP, READY, BUSY = 0, 1, 2
 SPINS = 1000  # looks at another thread's word before the core is offered to other programs
 PATIENCE = 400  # such offers, until a thread without work goes to sleep: about a millisecond
@@ -287,11 +287,11 @@ def gemm(dtype):
 
 @loop
 def product_rows():
-    """out = a @ b for some rows of a and out; `data` holds what BLAS wants to know, which stores matrices by columns."""
+    """out = a @ b for some rows of a and out. BLAS stores matrices by columns; `data` is what else it wants to know."""
 
     def loop(args, dims, steps, data):
-        sizes = data[3], on_stack(dims[0]), data[4]
-        call(data[0], (data[1], data[2], *sizes, data[5], args[1], data[6], args[0], data[7], data[8], args[2], data[9]))
+        orders_and_sizes = data[1], data[2], data[3], on_stack(dims[0]), data[4]
+        call(data[0], (*orders_and_sizes, data[5], args[1], data[6], args[0], data[7], data[8], args[2], data[9]))
 
     return loop
 
@@ -301,8 +301,8 @@ def product_columns():
     """Likewise for some columns of b and out."""
 
     def loop(args, dims, steps, data):
-        sizes = on_stack(dims[0]), data[3], data[4]
-        call(data[0], (data[1], data[2], *sizes, data[5], args[1], data[6], args[0], data[7], data[8], args[2], data[9]))
+        orders_and_sizes = data[1], data[2], on_stack(dims[0]), data[3], data[4]
+        call(data[0], (*orders_and_sizes, data[5], args[1], data[6], args[0], data[7], data[8], args[2], data[9]))
 
     return loop
 

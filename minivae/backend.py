@@ -78,11 +78,11 @@ class NumpyBackend:
         size = 1 << 17
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def graph(self, step):
+    def graph(self, step, parts=()):
         """A function that does what `step()` does, as one launch where the device can (a CUDA graph).
 
         `step` must read everything that changes between calls from arrays, allocate nothing, copy nothing to
-        or from the host, and return None.
+        or from the host, and return None. `parts` are the objects whose methods it calls.
         """
         return step
 
@@ -140,12 +140,14 @@ class NumbaBackend(NumpyBackend):
     def pieces(self, n):
         return [slice(0, n)]
 
-    def graph(self, step):
+    def graph(self, step, parts=()):
         """A function that does what `step()` does, as a list of loops recorded at the first call.
 
-        Where something in `step` cannot be recorded, it is run as it is.
+        A step with something that cannot be recorded is run as it is, and so is one with parts from elsewhere: of this
+        package's own it is known that they do all their work through `xp` and the methods here.
         """
-        return _Recorded(self, step)
+        ours = all(type(part).__module__.startswith(f"{__package__}.") for part in parts)
+        return _Recorded(self, step) if ours else step
 
     def record(self, step):
         """The Program that does what `step()` does; recording runs nothing. Raises NotRecordable."""
@@ -221,7 +223,7 @@ class CupyBackend:
             self._fused[function] = _Fused(self.xp, function)
         return self._fused[function]
 
-    def graph(self, step):
+    def graph(self, step, parts=()):
         """A function that does what `step()` does, as one launch where the device can (a CUDA graph).
 
         `step` must read everything that changes between calls from arrays, allocate nothing, copy nothing to

@@ -36,6 +36,10 @@ class Optimizer:
         self.state = {"lr": xp.full(1, self._lr, self.values.dtype)} | self.fresh_state()
         self.fuse = backend.fuse
 
+    def everything(self):
+        """This optimizer and all those that it is made of."""
+        return [self]
+
     def fresh_state(self):
         return {}
 
@@ -259,6 +263,9 @@ class ClipNorm(Optimizer):
         xp = self.backend.xp
         self.work = self.backend.empty(self.gradients.shape, self.gradients.dtype)
         self.norm = xp.empty(1, self.gradients.dtype)
+
+    def everything(self):
+        return [self, *self.optimizer.everything()]
 
     @property
     def lr(self):

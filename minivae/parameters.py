@@ -106,6 +106,10 @@ class Module:
     def initial(self, rng):
         return {}
 
+    def everything(self):
+        """This module and all those that it is made of."""
+        return [self]
+
     def attach(self, name, backend, parameters, gradients):
         self._use(name, backend, parameters.dtype)
         for key in self.shapes():
@@ -134,6 +138,9 @@ class Composite(Module):
     def parts(self):
         """The modules by name."""
         raise NotImplementedError
+
+    def everything(self):
+        return [self, *(inner for part in self.parts().values() for inner in part.everything())]
 
     def shapes(self):
         return {f"{name}.{key}": shape for name, part in self.parts().items() for key, shape in part.shapes().items()}

@@ -11,6 +11,7 @@ beside them is in the way; see benchmarks/RESULTS.md.
 """
 
 import ctypes
+import functools
 import inspect
 import math
 import os
@@ -30,6 +31,10 @@ LEAST_PRODUCTS = 1 << 16  # likewise a matrix product of fewer multiplications
 
 class NotRecordable(Exception):
     """A step does something that no instruction stands for."""
+
+
+def _refuse(name, *args, **kwargs):
+    raise NotRecordable(name)
 
 
 class _Ufunc(ctypes.Structure):
@@ -72,24 +77,34 @@ def common_axes(operands):
 class Recorder:
     """Notes what a step does, for so many threads; `xp`, `matmul`, `gather` and `fuse` stand in for a backend's."""
 
-    # What makes arrays or knows about them; whatever else is not an operation below may not be part of a step.
-    HARMLESS = "empty zeros ones full empty_like zeros_like ones_like full_like lib dtype ndarray float32 float64"
+    # What makes arrays or looks at them; a step with any other function that is no operation below is not recordable.
+    HARMLESS = "empty zeros ones full empty_like zeros_like ones_like full_like dtype ndarray float32 float64"
 
     def __init__(self):
         self.n_workers = min(_blas.n_threads, _numba.MAX_WORKERS)
         self.instructions, self.kept = [], []
         self._owned = {}  # address of rows that a product wrote -> where each thread's share of the values begins
-        self.xp = {name: self._ufunc(value) for name, value in vars(np).items() if isinstance(value, np.ufunc)}
-        self.xp |= {name: getattr(np, name) for name in self.HARMLESS.split()}
+        self.xp = {name: self._stand_in(name, value) for name, value in vars(np).items()}
         self.xp |= {"sum": self._reduction(np.add, 0), "max": self._reduction(np.maximum, -math.inf)}
         self.xp |= {"copyto": self.copyto}
 
     # --------------------------------------------------------------------------------------- operations
 
+    def _stand_in(self, name, value):
+        """What a step finds in NumPy's place under a name."""
+        if isinstance(value, np.ufunc):
+            return self._ufunc(value)
+        if callable(value) and name not in self.HARMLESS.split():
+            return functools.partial(_refuse, name)
+        return value
+
     def _ufunc(self, ufunc):
         def record(*inputs, out):
-            kinds = [x.dtype if isinstance(x, np.ndarray) else type(x) for x in inputs]
-            dtypes = ufunc.resolve_dtypes((*kinds, None))
+            kinds = [getattr(x, "dtype", type(x)) for x in inputs]
+            try:
+                dtypes = ufunc.resolve_dtypes((*kinds, None))
+            except TypeError:
+                raise NotRecordable(f"{ufunc.__name__} of {', '.join(map(str, kinds))}") from None
             inputs = [self._as(dtype, x) for x, dtype in zip(inputs, dtypes, strict=False)]
             if any(np.shares_memory(x, out) and not _same(x, out) for x in inputs):
                 raise NotRecordable(f"{ufunc.__name__} of overlapping arrays")
@@ -97,16 +112,17 @@ class Recorder:
             self._elementwise(*ufunc_loop(ufunc, dtypes), [*inputs, result], [len(inputs)])
             if result is not out:
                 self.copyto(out, result)
+            return out
 
         return record
 
     def _reduction(self, ufunc, start):
         def record(a, axis, out, keepdims=False):
             self.copyto(out, start)
-            if not keepdims:
-                out = np.expand_dims(out, axis)
-            total = np.broadcast_to(out, a.shape)  # the same value, stride 0, along the axes that go
+            kept = out if keepdims else np.expand_dims(out, axis)
+            total = np.broadcast_to(kept, a.shape)  # the same value, stride 0, along the axes that go
             self._elementwise(*ufunc_loop(ufunc, [a.dtype] * 3), [total, a, total], [2])
+            return out
 
         return record
 
@@ -173,8 +189,9 @@ class Recorder:
 
     def _elementwise(self, loop, data, operands, written):
         out = operands[written[0]]
-        if out.ndim == 1 and out.size >= LEAST_VALUES and operands[0].flags.c_contiguous:
-            for part, bounds in self._shares(operands[0]):
+        flat = next(array for array in operands if array.shape == out.shape)
+        if out.ndim == 1 and out.size >= LEAST_VALUES and flat.flags.c_contiguous:
+            for part, bounds in self._shares(flat):
                 parts = [array[part] if array.shape == out.shape else array for array in operands]
                 self._add(loop, data, parts, written, part.stop - part.start >= LEAST_VALUES, 16, bounds)
         else:

@@ -114,7 +114,8 @@ class Step:
             self.thresholds = Noise(backend, self.rows.shape, dtype)
             self.white = backend.empty(self.rows.shape, bool)
         self.sums = xp.empty(3, vae.dtype)
-        self.launch = backend.graph(self.run)
+        parts = [inner for part in (*vae.modules.values(), optimizer) for inner in part.everything()]
+        self.launch = backend.graph(self.run, parts)
 
     def refill(self, rng, n_steps, pixel_rng=None):
         """New noise for up to n_steps steps, eps from `rng`, thresholds from `pixel_rng`; returns for how many."""

@@ -124,7 +124,7 @@ class VAE:
         self.free_bits = self._check_free_bits(free_bits)
         self.input_dim, self.latent_dim = self._check_sizes()
         self.inference_rows = max(1, min(INFERENCE_ROWS, INFERENCE_VALUES // self._widest()))
-        modules = {
+        self.modules = {
             "encoder": self.encoder,
             "decoder": self.decoder,
             "posterior": self.posterior,
@@ -132,7 +132,7 @@ class VAE:
             "bound": self.bound,
             "labels": self.labels,
         }
-        self.parameters, self.gradients = allocate(modules, self.backend, self.dtype, seed)
+        self.parameters, self.gradients = allocate(self.modules, self.backend, self.dtype, seed)
         self.buffers = Buffers(self.backend, self.dtype)
         self._beta = self.xp.ones(1, self.dtype)
         self.beta = beta

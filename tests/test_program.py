@@ -1,0 +1,289 @@
+"""A training step as a list of loops for several threads: it computes what NumPy computes, whatever gets in its way."""
+
+import multiprocessing
+import os
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from test_graph import VARIANTS, a_trainer, variant
+
+import minivae as mv
+from minivae.training import Trainer
+
+pytest.importorskip("numba")
+from minivae import program  # noqa: E402  needs Numba
+
+
+@pytest.fixture(params=[1, 2, 3])
+def n_workers(request, monkeypatch):
+    """So many threads, whatever the machine has."""
+    monkeypatch.setattr(program._blas, "n_threads", request.param)
+    return request.param
+
+
+@pytest.fixture
+def split_everything(monkeypatch):
+    """Even the smallest arrays are shared out."""
+    monkeypatch.setattr(program, "LEAST_VALUES", 1)
+    monkeypatch.setattr(program, "LEAST_PRODUCTS", 1)
+
+
+def is_recorded(trainer):
+    return all(isinstance(step.launch._launch, program.Program) for step, _ in trainer.parts)
+
+
+def assert_same_training(program_trainer, numpy_trainer, rtol, atol=1e-7, epochs=(1, 2)):
+    for epoch in epochs:
+        for _ in zip(program_trainer.steps(epoch), numpy_trainer.steps(epoch), strict=True):
+            pairs = [(t.vae.parameters.flat, t.vae.gradients.flat) for t in (program_trainer, numpy_trainer)]
+            for ours, theirs in zip(*pairs, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
+        ours, theirs = program_trainer.finish(), numpy_trainer.finish()
+        np.testing.assert_allclose(ours.loss, theirs.loss, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_program_trains_as_numpy_does(name, n_workers, split_everything):
+    ours, theirs = (a_trainer(**variant(name)[1], backend=backend, dtype="float64") for backend in ("numba", "numpy"))
+    assert_same_training(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert is_recorded(ours)
+
+
+def conv_vae(backend, dtype="float64"):
+    encoder = [mv.Reshape((6, 6, 1)), mv.Conv2d(1, 3, 3, stride=2, padding="same"), mv.ReLU(), mv.Flatten()]
+    decoder = [mv.Dense(2, 27), mv.Reshape((3, 3, 3)), mv.ConvTranspose2d(3, 1, 3, stride=2, padding="same")]
+    return mv.VAE([*encoder, mv.Dense(27, 4)], [*decoder, mv.Flatten()], backend=backend, dtype=dtype)
+
+
+def flow_vae(flow):
+    def make(backend, dtype="float64"):
+        encoder = [mv.Dense(36, 8), mv.Tanh(), mv.Dense(8, 6 if flow is mv.InverseAutoregressive else 4)]
+        decoder = [mv.Dense(2, 8), mv.Sigmoid(), mv.Dense(8, 36)]
+        flows = [mv.InverseAutoregressive(2, 5, context=2)] if flow is mv.InverseAutoregressive else [mv.Planar(2)]
+        return mv.VAE(encoder, decoder, posterior=mv.FlowPosterior(flows), backend=backend, dtype=dtype)
+
+    return make
+
+
+def likelihood_vae(likelihood, width):
+    def make(backend, dtype="float64"):
+        encoder, decoder = [mv.Dense(36, 8), mv.Tanh(), mv.Dense(8, 4)], [mv.Dense(2, 8), mv.Dense(8, width)]
+        return mv.VAE(encoder, decoder, likelihood=likelihood(), backend=backend, dtype=dtype)
+
+    return make
+
+
+MODELS = {
+    "convolution": conv_vae,
+    "planar flow": flow_vae(mv.Planar),
+    "autoregressive flow": flow_vae(mv.InverseAutoregressive),
+    "shared variance": likelihood_vae(mv.SharedVarianceGaussian, 36),
+}
+
+
+def images(rows, columns):
+    return np.random.default_rng(0).random((rows, columns)).round(3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_parts_can_be_recorded(name, n_workers, split_everything):
+    trainers = []
+    for backend in "numba", "numpy":
+        vae, optimizer = MODELS[name](backend), mv.Adam(1e-2)
+        optimizer.attach(vae.parameters, vae.gradients)
+        trainers.append(Trainer(vae, optimizer, images(25, 36), 10, 2, seed=0))
+    assert_same_training(*trainers, rtol=1e-8, atol=1e-10)
+    assert is_recorded(trainers[0])
+
+
+def wide_vae(backend, dtype="float32"):
+    """Wide enough for shares that no test of small models has: rows and columns of products, flat arrays cut up."""
+    encoder = [mv.Dense(200, 300), mv.ReLU(), mv.Dense(300, 150), mv.ReLU(), mv.Dense(150, 16)]
+    decoder = [mv.Dense(8, 300), mv.ReLU(), mv.Dense(300, 200)]
+    return mv.VAE(encoder, decoder, backend=backend, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype, rtol", [("float32", 2e-4), ("float64", 1e-11)])
+@pytest.mark.parametrize("optimizer", [mv.SGD, mv.Adam])
+def test_wide_layers(dtype, rtol, optimizer, n_workers):
+    trainers = []
+    for backend in "numba", "numpy":
+        vae, rule = wide_vae(backend, dtype), optimizer()
+        rule.attach(vae.parameters, vae.gradients)
+        trainers.append(Trainer(vae, rule, images(300, 200), 128, 1, seed=0))
+    assert_same_training(*trainers, rtol=rtol, atol=1e-5 if dtype == "float32" else 1e-12, epochs=[1])
+    assert is_recorded(trainers[0])
+
+
+def test_fit_gives_the_same_history_twice(n_workers):
+    histories = []
+    for _ in range(2):
+        vae = wide_vae("numba")
+        mv.fit(vae, images(300, 200), epochs=3, batch_size=64, optimizer=mv.Adam())
+        histories.append(vae.parameters.flat.copy())
+    np.testing.assert_array_equal(*histories)
+
+
+# ------------------------------------------------------------------------------------ what cannot be recorded
+
+
+class Doubled(mv.Tanh):
+    """A user's own layer, which works on arrays without `xp`."""
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        dx *= 2
+        return dx
+
+
+def test_a_step_with_a_layer_from_elsewhere_runs_as_it_is():
+    losses = []
+    for backend in "numba", "numpy":
+        encoder, decoder = [mv.Dense(36, 8), Doubled(), mv.Dense(8, 4)], [mv.Dense(2, 36)]
+        vae = mv.VAE(encoder, decoder, backend=backend, dtype="float64")
+        losses.append(mv.fit(vae, images(30, 36), epochs=3, batch_size=10)[-1]["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
+def arrays():
+    x = np.arange(12, dtype="float32").reshape(3, 4)
+    return x, np.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda xp, x, y: xp.cumsum(x, axis=0, out=y),
+        lambda xp, x, y: xp.add(x[:, 1:], x[:, :-1], out=x[:, 1:]),  # NumPy itself makes a copy first
+        lambda xp, x, y: xp.add(x, xp.int16(1), out=y),
+        lambda xp, x, y: xp.bitwise_count(x.view("int32"), out=y.view("int32")),
+    ],
+    ids=["function", "overlap", "conversion", "dtypes"],
+)
+def test_what_no_loop_stands_for_is_run_as_it_is(step):
+    backend = mv.get_backend("numba")
+    (x, y), (x_numpy, y_numpy) = arrays(), arrays()
+    launch = backend.graph(lambda: step(backend.xp, x, y))
+    for _ in range(3):
+        launch()
+        step(np, x_numpy, y_numpy)
+        np.testing.assert_array_equal(x, x_numpy)
+        np.testing.assert_array_equal(y, y_numpy)
+    assert backend.xp.cumsum is np.cumsum
+
+
+def test_an_error_in_a_step_is_raised_and_the_backend_is_still_of_use():
+    backend = mv.get_backend("numba")
+    x, y = arrays()
+    with pytest.raises(ZeroDivisionError):
+        backend.graph(lambda: 1 / 0)()
+    backend.xp.add(x, 1, out=y)
+    np.testing.assert_array_equal(y, x + 1)
+
+
+# --------------------------------------------------------------------------------------- operations one by one
+
+OPERATIONS = {
+    "of a number": lambda xp, x, y: xp.multiply(x, 0.5, out=y),
+    "of two types": lambda xp, x, y: xp.multiply(x, (np.arange(4) > 1), out=y),
+    "to another type": lambda xp, x, y: xp.less(x, 5, out=y),
+    "broadcast": lambda xp, x, y: xp.add(x[:, :1], x[1], out=y),
+    "transposed": lambda xp, x, y: xp.tanh(x[::-1, ::-1], out=y),
+    "sum of columns": lambda xp, x, y: xp.sum(x, axis=0, out=y[1]),
+    "sum of rows": lambda xp, x, y: xp.sum(x, axis=1, keepdims=True, out=y[:, 2:3]),
+    "sum of all": lambda xp, x, y: xp.sum(x, axis=(0, 1), out=y[0, 0:1].reshape(())),
+    "largest": lambda xp, x, y: xp.max(x, axis=1, out=y[:, 0]),
+    "number copied": lambda xp, x, y: xp.copyto(y, 3),
+    "mask copied": lambda xp, x, y: xp.copyto(y, np.eye(3, 4) > 0),
+    "column copied": lambda xp, x, y: xp.copyto(y[:, 1], x[:, 2]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name, n_workers, split_everything):
+    step, backend = OPERATIONS[name], mv.get_backend("numba")
+    (x, y), (x_numpy, y_numpy) = arrays(), arrays()
+    launch = backend.graph(lambda: step(backend.xp, x, y))
+    step(np, x_numpy, y_numpy)
+    launch()
+    assert isinstance(launch._launch, program.Program)
+    np.testing.assert_array_equal(y, y_numpy)
+
+
+# --------------------------------------------------------------------------------------------------- threads
+
+
+def counter(n=100_000):
+    """A step that counts in a long array, and the array."""
+    backend = mv.get_backend("numba")
+    count = backend.empty((n,), "float32")
+    count.fill(0)
+    return backend.graph(lambda: backend.xp.add(count, 1, out=count)), count
+
+
+def test_helpers_that_fell_asleep_are_woken(n_workers):
+    launch, count = counter()
+    for i in range(1, 6):
+        launch()
+        assert (count == i).all()
+        time.sleep(0.05 if i % 2 else 0)
+
+
+def test_helpers_end_with_their_program(monkeypatch):
+    monkeypatch.setattr(program._blas, "n_threads", 2)
+    before = set(threading.enumerate())
+    launches = [counter()[0] for _ in range(5)]
+    for launch in launches:
+        launch()
+    helpers = set(threading.enumerate()) - before
+    assert len(helpers) == 5
+    del launch, launches
+    for helper in helpers:
+        helper.join(timeout=10)
+    assert not any(helper.is_alive() for helper in helpers)
+
+
+def test_launches_in_two_threads_of_two_programs():
+    steps = [counter() for _ in range(2)]
+
+    def launch_often(launch):
+        for _ in range(300):
+            launch()
+
+    threads = [threading.Thread(target=launch_often, args=(launch,)) for launch, _ in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all((count == 300).all() for _, count in steps)
+
+
+def _launch_in_child(launch, count, connection):
+    launch()
+    connection.send(count[[0, -1]].tolist())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_starts_helpers_of_its_own():
+    launch, count = counter()
+    launch()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads, which is the point
+        child = context.Process(target=_launch_in_child, args=(launch, count, theirs))
+        child.start()
+    assert ours.poll(60) and ours.recv() == [2, 2]
+    child.join()
+    launch()
+    assert (count == 2).all()
+
+
+def test_blas_has_its_threads_again_after_a_step():
+    before = [library.get_num_threads() for library in program._blas._libraries]
+    launch, _ = counter()
+    launch()
+    assert [library.get_num_threads() for library in program._blas._libraries] == before
