@@ -255,11 +255,17 @@ def number(address, real):
 @loop
 def cast(source, target):
     """out = x, in another type."""
+    apart = np.dtype(source).itemsize, np.dtype(target).itemsize
 
     def loop(args, dims, steps, data):
-        for i in range(dims[0]):
-            x = number(args[0] + i * steps[0], source)
-            pointer(args[1] + i * steps[1], target)[0] = target(x)
+        n = dims[0]
+        if steps[0] == apart[0] and steps[1] == apart[1]:  # known to be dense, the compiler uses wide vectors
+            x, out = vector(args[0], n, source), vector(args[1], n, target)
+            for i in range(n):
+                out[i] = x[i]
+        else:
+            for i in range(n):
+                vector(args[1] + i * steps[1], 1, target)[0] = number(args[0] + i * steps[0], source)
 
     return loop
 

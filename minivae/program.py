@@ -148,7 +148,7 @@ class Recorder:
         """BLAS takes matrices by columns, so it is asked for out' = b' a'."""
         (a_order, a_apart), (b_order, b_apart), (_, out_apart) = map(_stored, (a, b, out))
         (m, k), n, dtype = a.shape, b.shape[1], out.dtype
-        by_rows = m >= n or m >= 128 * self.n_workers
+        by_rows = m >= n or (a_order == "T" and m >= 32 * self.n_workers)
         numbers = np.array([n if by_rows else m, k, b_apart, a_apart, out_apart], np.int32)
         scales, orders = np.array([1, 0], dtype), np.frombuffer((b_order + a_order).encode(), np.uint8)
         self._keep(a, b, out, numbers, scales, orders)
