@@ -95,6 +95,10 @@ class MiniVAEConv(MiniVAE):
         return [x for i, pair in enumerate(layers) for x in (*before.get(i, []), *pair, *after.get(i, []))]
 
 
+class MiniVAEConvNumba(MiniVAEConv):
+    backend = "numba"
+
+
 class TorchConv(TorchEager):
     """The same network as PyTorch's own users write it, images as (B, channels, height, width)."""
 
@@ -137,7 +141,7 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
-    names = {"limit": "Limit", "minivae": "MiniVAEConv", "torch": "TorchConv"}
+    names = {"limit": "Limit", "minivae": "MiniVAEConv", "minivae, numba": "MiniVAEConvNumba", "torch": "TorchConv"}
     arms = {arm: ("conv_step_time", name) for arm, name in names.items()}
     print(machine(["torch"]))
     for threads in map(int, options.threads.split(",")):

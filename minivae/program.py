@@ -37,6 +37,11 @@ def _refuse(name, *args, **kwargs):
     raise NotRecordable(name)
 
 
+def _require(condition, name):
+    if not condition:
+        raise NotRecordable(f"{name} of arrays whose shapes or dtypes no loop takes, or which overlap")
+
+
 class _Ufunc(ctypes.Structure):
     """The beginning of NumPy's PyUFuncObject, as its C API documents it."""
 
@@ -99,15 +104,16 @@ class Recorder:
         return value
 
     def _ufunc(self, ufunc):
-        def record(*inputs, out):
+        def record(*inputs, out=None, **others):
+            _require(isinstance(out, np.ndarray) and not others, ufunc.__name__)
             kinds = [getattr(x, "dtype", type(x)) for x in inputs]
             try:
                 dtypes = ufunc.resolve_dtypes((*kinds, None))
             except TypeError:
-                raise NotRecordable(f"{ufunc.__name__} of {', '.join(map(str, kinds))}") from None
+                _refuse(ufunc.__name__)
             inputs = [self._as(dtype, x) for x, dtype in zip(inputs, dtypes, strict=False)]
-            if any(np.shares_memory(x, out) and not _same(x, out) for x in inputs):
-                raise NotRecordable(f"{ufunc.__name__} of overlapping arrays")
+            _require(np.broadcast_shapes(*(x.shape for x in inputs)) == out.shape, ufunc.__name__)
+            _require(all(_same(x, out) or not np.shares_memory(x, out) for x in inputs), ufunc.__name__)
             result = out if out.dtype == dtypes[-1] else np.empty(out.shape, dtypes[-1])
             self._elementwise(*ufunc_loop(ufunc, dtypes), [*inputs, result], [len(inputs)])
             if result is not out:
@@ -128,8 +134,8 @@ class Recorder:
 
     def copyto(self, out, x, casting="same_kind"):
         x = self._constant(x, out.dtype) if not isinstance(x, np.ndarray) else x
-        if not np.can_cast(x.dtype, out.dtype, casting):
-            raise NotRecordable(f"a copy of {x.dtype} to {out.dtype}")
+        _require(np.can_cast(x.dtype, out.dtype, casting) and (out.dtype != bool or x.dtype == bool), "copyto")
+        _require(np.broadcast_shapes(x.shape, out.shape) == out.shape and not np.shares_memory(x, out), "copyto")
         if x.dtype == out.dtype and x.dtype != bool:
             self._elementwise(*ufunc_loop(np.positive, [x.dtype] * 2), [x, out], [1])
         else:
@@ -138,8 +144,8 @@ class Recorder:
 
     def gather(self, rows, index, *, out):
         size = rows[:1].nbytes
-        if not (rows.flags.c_contiguous and out.flags.c_contiguous and index.dtype == np.intp):
-            raise NotRecordable("rows that do not lie one after another, or an index that is not of the type intp")
+        dense = rows.flags.c_contiguous and out.flags.c_contiguous
+        _require(dense and index.dtype == np.intp and out.shape == (*index.shape, *rows.shape[1:]), "gather")
         arrays = [np.broadcast_to(rows.ravel()[:1], len(index)), index, out.reshape(len(index), -1)[:, 0]]
         self._keep(rows, out)
         self._add(_numba.gather(), self._addresses(size), arrays, [2], split=out.size >= LEAST_VALUES)
@@ -148,6 +154,7 @@ class Recorder:
         """BLAS takes matrices by columns, so it is asked for out' = b' a'."""
         (a_order, a_apart), (b_order, b_apart), (_, out_apart) = map(_stored, (a, b, out))
         (m, k), n, dtype = a.shape, b.shape[1], out.dtype
+        _require(b.shape[0] == k and out.shape == (m, n) and a.dtype == b.dtype == dtype, "matmul")
         by_rows = m >= n or (a_order == "T" and m >= 32 * self.n_workers)
         numbers = np.array([n if by_rows else m, k, b_apart, a_apart, out_apart], np.int32)
         scales, orders = np.array([1, 0], dtype), np.frombuffer((b_order + a_order).encode(), np.uint8)
@@ -176,8 +183,8 @@ class Recorder:
             real = given[written[-1]].dtype
             arrays = [given[name] for name in vectors] + [self._as(real, given[name]) for name in numbers]
             _, strides = common_axes(arrays)
-            wanted = [array.itemsize for array in arrays[: len(vectors)]] + [0] * len(numbers)
-            if strides[-1] != wanted or any(array.dtype not in (real, bool) for array in arrays):
+            dense = strides[-1] == [array.itemsize for array in arrays[: len(vectors)]] + [0] * len(numbers)
+            if not dense or any(array.dtype not in (real, bool) for array in arrays):
                 return function(xp, *operands, **named)
             if first:
                 first(xp, *operands, **named)
@@ -208,18 +215,18 @@ class Recorder:
         done = 0
         for address in sorted(address for address in self._owned if start <= address < stop):
             first, bounds = (address - start) // size, self._owned[address]
-            if first > done:
-                yield slice(done, first), None
-            done = first + bounds[-1]
-            yield slice(first, done), bounds
+            if done <= first <= flat.size - bounds[-1]:
+                if first > done:
+                    yield slice(done, first), None
+                done = first + bounds[-1]
+                yield slice(first, done), bounds
         if done < flat.size:
             yield slice(done, flat.size), None
 
     def _add(self, loop, data, operands, written, split, grain=1, bounds=None):
         """Note an instruction on operands that are broadcast together; returns the bounds of the threads' shares."""
         shape, strides = common_axes(operands)
-        if len(shape) > _numba.MAX_DIMS or len(operands) > _numba.MAX_OPERANDS:
-            raise NotRecordable(f"an operation over {len(shape)} axes of {len(operands)} arrays")
+        _require(len(shape) <= _numba.MAX_DIMS and len(operands) <= _numba.MAX_OPERANDS, "an operation")
         axis = next((i for i, step in enumerate(strides) if all(step[k] for k in written)), None)
         split = split and axis is not None
         axis = axis or 0
@@ -307,6 +314,7 @@ class Program:
 
     def __init__(self, recorder):
         self.n_workers = recorder.n_workers
+        _require(recorder.instructions, "nothing")
         recorder.instructions[-1]["join"] = True
         self._list, self._kept = np.array(recorder.instructions), recorder.kept
         self._process = None
@@ -336,9 +344,11 @@ class Program:
 
 
 def _help(bell, stopped, given, memory):
-    while not stopped.is_set():
+    while True:
         bell.wait()
         bell.clear()
+        if stopped.is_set():
+            return
         _numba.help_out(*given)
 
 

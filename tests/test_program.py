@@ -159,9 +159,12 @@ def arrays():
         lambda xp, x, y: xp.cumsum(x, axis=0, out=y),
         lambda xp, x, y: xp.add(x[:, 1:], x[:, :-1], out=x[:, 1:]),  # NumPy itself makes a copy first
         lambda xp, x, y: xp.add(x, xp.int16(1), out=y),
-        lambda xp, x, y: xp.bitwise_count(x.view("int32"), out=y.view("int32")),
+        lambda xp, x, y: xp.add(x.view("S4"), x.view("S4"), out=np.empty(x.shape, "S8")),
+        lambda xp, x, y: xp.copyto(y[1:], y[:-1]),
+        lambda xp, x, y: xp.greater(x, 3, out=y.view("int32"), casting="unsafe"),
+        lambda xp, x, y: None,
     ],
-    ids=["function", "overlap", "conversion", "dtypes"],
+    ids=["function", "overlap", "conversion", "dtypes", "overlapping copy", "keyword", "nothing"],
 )
 def test_what_no_loop_stands_for_is_run_as_it_is(step):
     backend = mv.get_backend("numba")
