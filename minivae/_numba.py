@@ -108,6 +108,8 @@ def exchange(typing_context, address, expected, word):
 # ------------------------------------------------------------------------------------------------ the threads
 
 # Shared memory has two words for each thread, its state and how many joins it has reached, and a count of launches.
+# A helper sleeps in Python, outside this file. It goes ASLEEP -> READY by itself and back after a while; whoever
+# launches makes it BUSY, and it makes itself READY again when it has done its work.
 ASLEEP, READY, BUSY = 0, 1, 2
 SPINS = 1000  # looks at another thread's word before the core is offered to other programs
 PATIENCE = 400  # such offers, until a thread without work goes to sleep: about a millisecond
@@ -208,13 +210,13 @@ def help_out(program, n_workers, worker, shared, give_way):
 def launch(program, n_workers, shared, give_way):
     """Run the program once; False, and nothing has been done, where a helper is asleep and must be woken first.
 
-    Who interrupts Python between two tries leaves nothing half done: only when no helper can fall asleep any more does
-    the launch count.
+    A launch counts only once no helper can fall asleep any more, so an interruption of Python between two tries leaves
+    nothing half done.
     """
     for helper in range(1, n_workers):
         state = state_of(shared, helper)
-        while load(state) == BUSY:
-            pass  # it is just ending the launch before
+        while load(state) == BUSY:  # it is just ending the launch before
+            call(give_way, ())
         if not exchange(state, READY, BUSY):
             for called in range(1, helper):
                 store(state_of(shared, called), READY)

@@ -4,10 +4,11 @@ The counterpart of a CUDA graph on a processor, made by `NumbaBackend.graph`. A 
 step runs once: it computes nothing and notes each operation as an instruction, the C function behind it and the
 addresses of its arrays. A `Program` then runs the list as often as wanted. Each thread has its share of the rows of
 every array that is long enough, calls BLAS on one thread for its part of a matrix product, and waits for the others
-after each instruction. Nothing else changes: the same functions of NumPy compute the same values.
+after each instruction. Most loops are NumPy's own, so the values are the same but for the rounding of products
+and of the fused functions in `_numba.py`.
 
-Source of the idea that it pays: two threads in Python lose to the interpreter's lock what they gain, and a pool of BLAS
-beside them is in the way; see benchmarks/RESULTS.md.
+What it saves, by benchmarks/RESULTS.md: the interpreter's time between operations, and the handing over between the
+threads of BLAS and the one thread that does all the rest.
 """
 
 import ctypes
@@ -315,7 +316,6 @@ class Program:
     def __init__(self, recorder):
         self.n_workers = recorder.n_workers
         _require(recorder.instructions, "nothing")
-        recorder.instructions[-1]["join"] = True
         self._list, self._kept = np.array(recorder.instructions), recorder.kept
         self._process = None
 

@@ -14,6 +14,8 @@ import minivae as mv
 from minivae.training import Trainer
 
 pytest.importorskip("numba")
+from threadpoolctl import ThreadpoolController, threadpool_info  # noqa: E402  comes with Numba in the extra
+
 from minivae import program  # noqa: E402  needs Numba
 
 
@@ -127,6 +129,16 @@ def test_fit_gives_the_same_history_twice(n_workers):
     np.testing.assert_array_equal(*histories)
 
 
+def test_a_resumed_training_gives_the_same_bits(tmp_path):
+    weights = []
+    for epochs in [3], [1, 3]:
+        for until in epochs:
+            vae, path = wide_vae("numba"), tmp_path / f"{len(epochs)}.safetensors"
+            mv.fit(vae, images(300, 200), epochs=until, batch_size=64, checkpoint=path, resume=True, progress=False)
+        weights.append(vae.parameters.flat.copy())
+    np.testing.assert_array_equal(*weights)
+
+
 # ------------------------------------------------------------------------------------ what cannot be recorded
 
 
@@ -216,6 +228,50 @@ def test_operations(name, n_workers, split_everything):
     np.testing.assert_array_equal(y, y_numpy)
 
 
+def test_a_part_of_a_product_is_worked_on_by_itself(n_workers, split_everything):
+    """The share of a thread in a flat array follows its share in the product there, but never leaves the array."""
+    backend, a = mv.get_backend("numba"), np.ones((4, 3), "float32")
+    y = backend.empty((4, 4), "float32")
+
+    def step(xp, matmul):
+        matmul(a, a.T, out=y)
+        xp.multiply(y.ravel()[:10], 2, out=y.ravel()[:10])
+
+    launch = backend.graph(lambda: step(backend.xp, backend.matmul))
+    launch()
+    assert isinstance(launch._launch, program.Program)
+    np.testing.assert_array_equal(y.ravel(), [6] * 10 + [3] * 6)
+
+
+def test_fused_functions_of_arrays_with_gaps(n_workers, split_everything):
+    backend, rng = mv.get_backend("numba"), np.random.default_rng(0)
+    x, wide = rng.random((5, 1)), rng.standard_normal((5, 8))
+    dlog_px, prob, results = rng.random((1, 5, 1)), rng.random((1, 5, 1)), []
+    for recorded in True, False:
+        dlogits, y, mask = np.zeros_like(prob), np.zeros((5, 4)), np.zeros((5, 4), bool)
+
+        def step(xp, fuse, dlogits=dlogits, y=y, mask=mask):
+            fuse(mv.likelihoods.bernoulli_log_prob_backward)(xp, dlog_px, x, prob, dlogits=dlogits)
+            fuse(mv.layers.relu)(xp, wide[:, ::2], mask=mask, y=y)
+
+        backend.graph(lambda: step(backend.xp, backend.fuse))() if recorded else step(np, lambda function: function)
+        results.append((dlogits, y, mask))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_relu_at_its_kink_and_beyond_numbers(dtype):
+    backend, x = mv.get_backend("numba"), np.array([-2, -0.0, 0, 3, np.nan, np.inf, -np.inf], dtype)
+    (y, mask), (y_numpy, mask_numpy) = ((np.zeros_like(x), np.zeros(x.shape, bool)) for _ in range(2))
+    backend.graph(lambda: backend.fuse(mv.layers.relu)(backend.xp, x, mask=mask, y=y))()
+    with np.errstate(invalid="ignore"):
+        mv.layers.relu(np, x, mask=mask_numpy, y=y_numpy)
+    np.testing.assert_array_equal(mask, mask_numpy)
+    np.testing.assert_array_equal(y[:-1], y_numpy[:-1])
+    assert y[-1] == 0  # where NumPy's product with the mask has a NaN
+
+
 # --------------------------------------------------------------------------------------------------- threads
 
 
@@ -249,7 +305,8 @@ def test_helpers_end_with_their_program(monkeypatch):
     assert not any(helper.is_alive() for helper in helpers)
 
 
-def test_launches_in_two_threads_of_two_programs():
+def test_launches_in_two_threads_of_two_programs(monkeypatch):
+    monkeypatch.setattr(program._blas, "n_threads", 2)
     steps = [counter() for _ in range(2)]
 
     def launch_often(launch):
@@ -270,7 +327,8 @@ def _launch_in_child(launch, count, connection):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_starts_helpers_of_its_own():
+def test_a_fork_starts_helpers_of_its_own(monkeypatch):
+    monkeypatch.setattr(program._blas, "n_threads", 2)
     launch, count = counter()
     launch()
     context = multiprocessing.get_context("fork")
@@ -286,7 +344,7 @@ def test_a_fork_starts_helpers_of_its_own():
 
 
 def test_blas_has_its_threads_again_after_a_step():
-    before = [library.get_num_threads() for library in program._blas._libraries]
-    launch, _ = counter()
-    launch()
-    assert [library.get_num_threads() for library in program._blas._libraries] == before
+    with ThreadpoolController().limit(limits=2):
+        launch, _ = counter()
+        launch()
+        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {2}
