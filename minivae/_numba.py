@@ -293,24 +293,39 @@ def gemm(dtype):
     return get_cython_function_address("scipy.linalg.cython_blas", {"float32": "sgemm", "float64": "dgemm"}[dtype.name])
 
 
+@njit
+def blas(sizes, matrices, data):
+    """out = a @ b for sizes (n, m, k), by columns as BLAS stores matrices; `data` is what else it wants to know."""
+    a, b, out = matrices
+    call(data[0], (data[1], data[2], *sizes, data[3], b, data[4], a, data[5], data[6], out, data[7]))
+
+
 @loop
 def product_rows():
-    """out = a @ b for some rows of a and out. BLAS stores matrices by columns; `data` is what else it wants to know."""
+    """Some rows of a product: all of b, some rows of a and out."""
 
     def loop(args, dims, steps, data):
-        orders_and_sizes = data[1], data[2], data[3], on_stack(dims[0]), data[4]
-        call(data[0], (*orders_and_sizes, data[5], args[1], data[6], args[0], data[7], data[8], args[2], data[9]))
+        blas((data[8], on_stack(dims[0]), data[10]), (args[0], args[1], args[2]), data)
 
     return loop
 
 
 @loop
 def product_columns():
-    """Likewise for some columns of b and out."""
+    """Some columns of a product: all of a, some columns of b and out."""
 
     def loop(args, dims, steps, data):
-        orders_and_sizes = data[1], data[2], on_stack(dims[0]), data[3], data[4]
-        call(data[0], (*orders_and_sizes, data[5], args[1], data[6], args[0], data[7], data[8], args[2], data[9]))
+        blas((on_stack(dims[0]), data[9], data[10]), (args[0], args[1], args[2]), data)
+
+    return loop
+
+
+@loop
+def product_terms():
+    """Some terms of each sum in a product: some columns of a and rows of b."""
+
+    def loop(args, dims, steps, data):
+        blas((data[8], data[9], on_stack(dims[0])), (args[0], args[1], args[2]), data)
 
     return loop
 

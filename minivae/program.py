@@ -152,26 +152,45 @@ class Recorder:
         self._add(_numba.gather(), self._addresses(size), arrays, [2], split=out.size >= LEAST_VALUES)
 
     def matmul(self, a, b, *, out):
-        """BLAS takes matrices by columns, so it is asked for out' = b' a'."""
-        (a_order, a_apart), (b_order, b_apart), (_, out_apart) = map(_stored, (a, b, out))
-        (m, k), n, dtype = a.shape, b.shape[1], out.dtype
-        _require(b.shape[0] == k and out.shape == (m, n) and a.dtype == b.dtype == dtype, "matmul")
-        by_rows = m >= n or (a_order == "T" and m >= 32 * self.n_workers)
-        numbers = np.array([n if by_rows else m, k, b_apart, a_apart, out_apart], np.int32)
-        scales, orders = np.array([1, 0], dtype), np.frombuffer((b_order + a_order).encode(), np.uint8)
-        self._keep(a, b, out, numbers, scales, orders)
-        at = [numbers.ctypes.data + 4 * i for i in range(5)]
-        order, one, zero = orders.ctypes.data, scales.ctypes.data, scales.ctypes.data + dtype.itemsize
-        data = self._addresses(_numba.gemm(dtype), order, order + 1, at[0], at[1], one, at[2], at[3], zero, at[4])
+        """Each thread makes some rows of `out`, or some columns, or where the sums are long, a part of each sum."""
+        (m, k), n, threads = a.shape, b.shape[1], self.n_workers
+        _require(b.shape[0] == k and out.shape == (m, n) and a.dtype == b.dtype == out.dtype, "matmul")
         split = m * n * k >= LEAST_PRODUCTS
-        whole = [np.broadcast_to(matrix[:1, 0], m if by_rows else n) for matrix in (a, b)]
-        if by_rows:
-            arrays = [a[:, 0], whole[1], out[:, 0]]
-            bounds = self._add(_numba.product_rows(), data, arrays, [2], split, grain=4)
+        if split and k > 2 * max(m, n) and k % threads == 0 and threads > 1:
+            self._sum_of_products(a, b, out)
+        elif m >= n or (_stored(a)[0] == "T" and m >= 32 * threads):
+            operands = [a[:, 0], np.broadcast_to(b[:1, 0], m), out[:, 0]]
+            bounds = self._add(_numba.product_rows(), self._product(a, b, out), operands, [2], split, grain=4)
             if split and out.flags.c_contiguous:
                 self._owned[out.ctypes.data] = [n * row for row in bounds]
         else:
-            self._add(_numba.product_columns(), data, [whole[0], b[0], out[0]], [2], split, grain=16)
+            operands = [np.broadcast_to(a[:1, 0], n), b[0], out[0]]
+            self._add(_numba.product_columns(), self._product(a, b, out), operands, [2], split, grain=16)
+
+    def _sum_of_products(self, a, b, out):
+        """Each thread multiplies some columns of `a` with the same rows of `b`, and then the products are added.
+
+        So in the gradient of a convolution's weights a thread reads only those patches that it made, and will make
+        anew. Otherwise making them takes 3 times as long while the cores are far from each other.
+        """
+        parts = np.empty((self.n_workers, *out.shape), out.dtype)
+        columns, rows = a[0].reshape(self.n_workers, -1), b[:, 0].reshape(self.n_workers, -1)
+        operands = [columns, rows, np.broadcast_to(parts[:, 0, :1], rows.shape)]
+        self._add(_numba.product_terms(), self._product(a, b, parts[0]), operands, [2], split=True)
+        self.xp["add"](parts[0], parts[1], out=out)
+        for part in parts[2:]:
+            self.xp["add"](out, part, out=out)
+
+    def _product(self, a, b, out):
+        """The address of what BLAS wants to know of a @ b beside the matrices: it is asked for out' = b' a'."""
+        (a_order, a_apart), (b_order, b_apart), (_, out_apart) = map(_stored, (a, b, out))
+        orders, scales = np.frombuffer((b_order + a_order).encode(), np.uint8), np.array([1, 0], out.dtype)
+        numbers = np.array([b_apart, a_apart, out_apart, b.shape[1], *a.shape], np.int32)
+        self._keep(a, b, out, orders, scales, numbers)
+        (b_at, a_at), (one, zero) = (array.ctypes.data + np.arange(2) * array.itemsize for array in (orders, scales))
+        b_apart, a_apart, out_apart, n, m, k = numbers.ctypes.data + np.arange(6) * numbers.itemsize
+        words = _numba.gemm(out.dtype), b_at, a_at, one, b_apart, a_apart, zero, out_apart, n, m, k
+        return self._addresses(*words)
 
     def fuse(self, function):
         """The function as a loop that Numba compiled, where there is one and the arrays suit it."""

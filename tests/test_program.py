@@ -228,6 +228,23 @@ def test_operations(name, n_workers, split_everything):
     np.testing.assert_array_equal(y, y_numpy)
 
 
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-4), ("float64", 1e-12)])
+@pytest.mark.parametrize(
+    "m, k, n", [(100, 30, 40), (40, 30, 100), (100, 30, 200), (8, 600, 5), (7, 601, 5), (1, 90, 1)]
+)
+@pytest.mark.parametrize("transposed", ["neither", "a", "b", "both"])
+def test_products(m, k, n, dtype, rtol, transposed, n_workers, split_everything):
+    backend, rng = mv.get_backend("numba"), np.random.default_rng(0)
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    a = np.asfortranarray(a) if transposed in ("a", "both") else a
+    b = np.asfortranarray(b) if transposed in ("b", "both") else b
+    out = np.full((m, n), np.nan, dtype)
+    launch = backend.graph(lambda: backend.matmul(a, b, out=out))
+    launch()
+    assert isinstance(launch._launch, program.Program)
+    np.testing.assert_allclose(out, a @ b, rtol=rtol, atol=rtol)
+
+
 def test_a_part_of_a_product_is_worked_on_by_itself(n_workers, split_everything):
     """The share of a thread in a flat array follows its share in the product there, but never leaves the array."""
     backend, a = mv.get_backend("numba"), np.ones((4, 3), "float32")
