@@ -255,16 +255,20 @@ def number(address, real):
 
 
 @loop
-def cast(source, target):
-    """out = x, in another type."""
+def copy(source, target):
+    """out = x, perhaps in another type."""
     apart = np.dtype(source).itemsize, np.dtype(target).itemsize
 
     def loop(args, dims, steps, data):
         n = dims[0]
-        if steps[0] == apart[0] and steps[1] == apart[1]:  # known to be dense, the compiler uses wide vectors
+        if steps[0] == apart[0] and steps[1] == apart[1]:  # where it knows that, the compiler uses wide vectors
             x, out = vector(args[0], n, source), vector(args[1], n, target)
             for i in range(n):
                 out[i] = x[i]
+        elif steps[0] == 0 and steps[1] == apart[1]:
+            value, out = number(args[0], source), vector(args[1], n, target)
+            for i in range(n):
+                out[i] = value
         else:
             for i in range(n):
                 vector(args[1] + i * steps[1], 1, target)[0] = number(args[0] + i * steps[0], source)

@@ -137,11 +137,8 @@ class Recorder:
         x = self._constant(x, out.dtype) if not isinstance(x, np.ndarray) else x
         _require(np.can_cast(x.dtype, out.dtype, casting) and (out.dtype != bool or x.dtype == bool), "copyto")
         _require(np.broadcast_shapes(x.shape, out.shape) == out.shape and not np.shares_memory(x, out), "copyto")
-        if x.dtype == out.dtype and x.dtype != bool:
-            self._elementwise(*ufunc_loop(np.positive, [x.dtype] * 2), [x, out], [1])
-        else:
-            kinds = [np.uint8 if array.dtype == bool else array.dtype.type for array in (x, out)]
-            self._elementwise(_numba.cast(*kinds), 0, [x, out], [1])
+        kinds = [np.uint8 if array.dtype == bool else array.dtype.type for array in (x, out)]
+        self._elementwise(_numba.copy(*kinds), 0, [x, out], [1])
 
     def gather(self, rows, index, *, out):
         size = rows[:1].nbytes
