@@ -6,16 +6,28 @@ something, this module goes through the epoch again: the same batches and noise,
 
 from contextlib import contextmanager
 
+import numpy as np
+
 from .errors import MiniVAEError
 
 
-def is_finite(backend, *arrays):
-    """Whether arrays on the device hold no NaN and no infinity; waits for the device, once for all of them."""
-    xp = backend.xp
-    counts = xp.empty(len(arrays), "int64")
+def read_if_finite(backend, wanted, *arrays):
+    """The array `wanted` (n,) as a NumPy array; None where one of the arrays holds a NaN or an infinity.
+
+    Waits for the device once, for all of them.
+    """
+    xp, n = backend.xp, len(arrays)
+    report = xp.empty(n + len(wanted), "float64")
     for i, array in enumerate(arrays):
-        xp.sum(xp.isfinite(array.ravel()), axis=0, keepdims=True, out=counts[i : i + 1])
-    return backend.to_host(counts).tolist() == [array.size for array in arrays]
+        xp.sum(xp.isfinite(array.ravel()), axis=0, keepdims=True, dtype="float64", out=report[i : i + 1])
+    xp.copyto(report[n:], wanted)
+    counts, values = np.split(backend.to_host(report), [n])
+    return values.astype(wanted.dtype) if counts.tolist() == [array.size for array in arrays] else None
+
+
+def is_finite(backend, *arrays):
+    """Whether arrays on the device hold no NaN and no infinity; waits for the device."""
+    return read_if_finite(backend, backend.xp.empty(0), *arrays) is not None
 
 
 def explain(state, start):
@@ -39,7 +51,7 @@ def _find(state, start):
     state.roll_back(start)
     number, before = len(state.history) + 1, start
     for _ in trainer.steps(number):
-        if not state.is_finite():
+        if state.totals() is None:
             break
         before = state.snapshot()
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from . import checkpoint
 from .errors import MiniVAEError
 from .files import remove_leftovers
-from .nonfinite import is_finite
+from .nonfinite import read_if_finite
 
 
 class TrainingState:
@@ -50,9 +50,10 @@ class TrainingState:
         """What every step changes, by name."""
         return {f"parameter {name}": array for name, array in self.vae.parameters.items()} | self.arrays
 
-    def is_finite(self):
-        """Whether no NaN and no infinity has turned up; waits for the device."""
-        return is_finite(self.vae.backend, self.vae.parameters.flat, *self.arrays.values())
+    def totals(self):
+        """The sums of losses so far as a NumPy array; None where a NaN or an infinity has turned up."""
+        arrays = self.vae.parameters.flat, *self.arrays.values()
+        return read_if_finite(self.vae.backend, self.trainer.epoch.totals, *arrays)
 
     def snapshot(self):
         return {name: array.copy() for name, array in self.moving().items()}, self.trainer.done

@@ -184,9 +184,13 @@ class Trainer:
                     self.done += 1
                     yield
 
-    def finish(self):
-        """End the epoch; returns the Losses averaged over its examples, each before its own update."""
-        losses = Losses(*(self.vae.backend.to_host(self.epoch.totals) / len(self.rows)).tolist())
+    def finish(self, totals=None):
+        """End the epoch; returns the Losses averaged over its examples, each before its own update.
+
+        totals : those of the epoch, where they have been read already
+        """
+        totals = self.vae.backend.to_host(self.epoch.totals) if totals is None else totals
+        losses = Losses(*(totals / len(self.rows)).tolist())
         self.done, self.seconds = 0, 0.0
         return losses
 
@@ -274,9 +278,9 @@ def fit(
                 vae.beta = beta_schedule(number)
             if lr_schedule is not None:
                 optimizer.lr = lr_schedule(number)
-            _run_steps(state, number, bar, pressed)
+            totals = _run_steps(state, number, bar, pressed)
             if trainer.done == trainer.n_steps:
-                _end_epoch(state, x_val, y_val, callbacks)
+                _end_epoch(state, totals, x_val, y_val, callbacks)
                 bar.set_postfix(loss=f"{state.history[-1]['train_loss']:.2f}")
             if checkpoint is not None:
                 state.save(checkpoint)
@@ -289,7 +293,7 @@ def fit(
 
 
 def _run_steps(state, number, bar, pressed):
-    """The steps of an epoch, or those until Ctrl-C is pressed; raises where one of them went wrong."""
+    """The steps of an epoch, or those until Ctrl-C is pressed, and the totals; raises where a step went wrong."""
     trainer, before = state.trainer, state.snapshot()
     start = time.perf_counter() - trainer.seconds
     # Overflow is looked for after the epoch, on either backend, and then explained; a warning would say less.
@@ -298,15 +302,17 @@ def _run_steps(state, number, bar, pressed):
             bar.update()
             if pressed():
                 break
-        if not state.is_finite():
+        totals = state.totals()
+        if totals is None:
             raise nonfinite.explain(state, before)
     trainer.seconds = time.perf_counter() - start
+    return totals
 
 
-def _end_epoch(state, x_val, y_val, callbacks):
+def _end_epoch(state, totals, x_val, y_val, callbacks):
     """Validate and add a row to the history."""
     vae, history, trainer, number = state.vae, state.history, state.trainer, len(state.history) + 1
-    row = {"epoch": number, "seconds": trainer.seconds} | trainer.finish().as_columns("train")
+    row = {"epoch": number, "seconds": trainer.seconds} | trainer.finish(totals).as_columns("train")
     if x_val is not None:
         try:
             row |= vae.evaluate(x_val, y=y_val).as_columns("val")
