@@ -307,17 +307,24 @@ class _Blas:
     """The BLAS libraries of this process; within `with`, each computes on the thread that calls it."""
 
     def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
         self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
         self.n_threads = max((library.get_num_threads() for library in self._libraries), default=1)
 
     def __enter__(self):
-        self._before = [library.get_num_threads() for library in self._libraries]
-        for library in self._libraries:
-            library.set_num_threads(1)
+        with self._lock:
+            if not self._inside:
+                self._before = [library.get_num_threads() for library in self._libraries]
+                for library in self._libraries:
+                    library.set_num_threads(1)
+            self._inside += 1
 
     def __exit__(self, *error):
-        for library, n in zip(self._libraries, self._before, strict=True):
-            library.set_num_threads(n)
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for library, n in zip(self._libraries, self._before, strict=True):
+                    library.set_num_threads(n)
 
 
 _blas = _Blas()

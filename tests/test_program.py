@@ -300,6 +300,10 @@ def counter(n=100_000):
     return backend.graph(lambda: backend.xp.add(count, 1, out=count)), count
 
 
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
 def test_helpers_that_fell_asleep_are_woken(n_workers):
     launch, count = counter()
     for i in range(1, 6):
@@ -362,6 +366,14 @@ def test_a_fork_starts_helpers_of_its_own(monkeypatch):
 
 def test_blas_has_its_threads_again_after_a_step():
     with ThreadpoolController().limit(limits=2):
-        launch, _ = counter()
-        launch()
-        assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {2}
+        counter()[0]()
+        assert blas_threads() == {2}
+
+
+def test_blas_has_its_threads_again_when_the_last_of_several_steps_ends():
+    with ThreadpoolController().limit(limits=2):
+        with program._blas:
+            with program._blas:
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
