@@ -128,6 +128,11 @@ def joins_of(shared, worker):
 
 
 @compiled
+def launches_of(shared, n_workers):
+    return shared + 2 * LINE * n_workers
+
+
+@compiled
 def wait_for(word, least, give_way):
     spins = 0
     while load(word) < least:
@@ -181,11 +186,6 @@ def work(program, n_workers, worker, shared, give_way):
                     axis -= 1
         if step.join and n_workers > 1:
             join(shared, n_workers, worker, give_way)
-
-
-@compiled
-def launches_of(shared, n_workers):
-    return shared + 2 * LINE * n_workers
 
 
 @compiled

@@ -21,13 +21,14 @@ import threading
 import weakref
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  where the products are looked up
+from scipy.linalg import cython_blas
 from threadpoolctl import ThreadpoolController
 
 from . import _numba
 
 LEAST_VALUES = 4096  # an operation on fewer is left to the first thread
 LEAST_PRODUCTS = 1 << 16  # likewise a matrix product of fewer multiplications
+BLAS_TAKES_INT = " int *" in str(cython_blas.__pyx_capi__["sgemm"])  # not integers of 64 bits
 
 
 class NotRecordable(Exception):
@@ -134,7 +135,7 @@ class Recorder:
         return record
 
     def copyto(self, out, x, casting="same_kind"):
-        x = self._constant(x, out.dtype) if not isinstance(x, np.ndarray) else x
+        x = x if isinstance(x, np.ndarray) else np.array(x, out.dtype)
         _require(np.can_cast(x.dtype, out.dtype, casting) and (out.dtype != bool or x.dtype == bool), "copyto")
         _require(np.broadcast_shapes(x.shape, out.shape) == out.shape and not np.shares_memory(x, out), "copyto")
         kinds = [np.uint8 if array.dtype == bool else array.dtype.type for array in (x, out)]
@@ -151,7 +152,8 @@ class Recorder:
     def matmul(self, a, b, *, out):
         """Each thread makes some rows of `out`, or some columns, or where the sums are long, a part of each sum."""
         (m, k), n, threads = a.shape, b.shape[1], self.n_workers
-        _require(b.shape[0] == k and out.shape == (m, n) and a.dtype == b.dtype == out.dtype, "matmul")
+        fits = b.shape[0] == k and out.shape == (m, n) and a.dtype == b.dtype == out.dtype
+        _require(BLAS_TAKES_INT and fits, "matmul")
         split = m * n * k >= LEAST_PRODUCTS
         if split and k > 2 * max(m, n) and k % threads == 0 and threads > 1:
             self._sum_of_products(a, b, out)
@@ -268,15 +270,12 @@ class Recorder:
     def _as(self, dtype, x):
         """An operand in this dtype, cast beforehand if need be."""
         if not isinstance(x, np.ndarray):
-            return self._constant(x, dtype)
+            return np.array(x, dtype)
         if x.dtype == dtype:
             return x
         result = np.empty(x.shape, dtype)
         self.copyto(result, x, casting="unsafe")
         return result
-
-    def _constant(self, value, dtype):
-        return np.array(value, dtype)
 
     def _addresses(self, *words):
         """The address of a block of words."""

@@ -184,12 +184,11 @@ class Trainer:
                     self.done += 1
                     yield
 
-    def finish(self, totals=None):
-        """End the epoch; returns the Losses averaged over its examples, each before its own update.
+    def finish(self, totals):
+        """End the epoch, whose totals are a NumPy array by now; returns the Losses averaged over its examples.
 
-        totals : those of the epoch, where they have been read already
+        Each example's are those before its own update.
         """
-        totals = self.vae.backend.to_host(self.epoch.totals) if totals is None else totals
         losses = Losses(*(totals / len(self.rows)).tolist())
         self.done, self.seconds = 0, 0.0
         return losses

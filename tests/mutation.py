@@ -39,7 +39,7 @@ MODULES = (
 # The tests of the default suite that run in this process, on NumPy, and have to do with these modules.
 ARGUMENTS = [
     *("-o", "addopts=", "-m", "not slow and not gpu", "-k", "not fake and not numba and not test_killed"),
-    *(f"--ignore-glob=*test_{name}*" for name in ("backends", "cupy", "d", "ex", "fi", "fu", "in", "plots", "recipes")),
+    *(f"--ignore-glob=*test_{name}*" for name in "backends cupy d ex fi fu in pl pr recipes".split()),
     *("-s", "-p", "no:terminal", "-p", "no:faulthandler", "-p", "no:cacheprovider", "-p", "no:randomly", str(TESTS)),
 ]
 MEMORY = 8 << 30  # bytes that a mutant may ask for

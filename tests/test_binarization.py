@@ -28,7 +28,7 @@ def batches(x, backend="numpy", epochs=1, batch_size=100):
         for _ in trainer.steps(number):
             step = trainer.parts[len(seen) >= len(x) // batch_size][0]
             seen.append(np.array(vae.backend.to_host(step.x)))
-        trainer.finish()
+        trainer.finish(vae.backend.to_host(trainer.epoch.totals))
         epochs_seen.append(seen)
     return epochs_seen
 

@@ -165,7 +165,7 @@ def test_every_example_is_seen_once_an_epoch():
         for _ in steps.steps(epoch):
             step = steps.parts[0][0] if len(seen) < 24 else steps.parts[1][0]
             seen.extend(step.index.tolist())
-        steps.finish()
+        steps.finish(steps.epoch.totals)
         assert sorted(seen) == list(range(30))
         orders.append(list(seen))
     assert orders[0] != orders[1]
