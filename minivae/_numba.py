@@ -62,6 +62,17 @@ def call(typing_context, function, arguments):
 
 
 @intrinsic
+def ask(typing_context, function):
+    """Call the C function at an address, which has no arguments and returns an int."""
+
+    def generate(context, builder, signature, values):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.sext(builder.call(builder.inttoptr(values[0], kind.as_pointer()), []), values[0].type)
+
+    return types.intp(types.intp), generate
+
+
+@intrinsic
 def on_stack(typing_context, value):
     """The address of a copy as a 32-bit integer, which lives as long as the caller."""
 
@@ -207,11 +218,41 @@ def help_out(program, n_workers, worker, shared, give_way):
 
 
 @compiled
-def launch(program, n_workers, shared, give_way):
+def lock(word, give_way):
+    while not exchange(word, 0, 1):
+        call(give_way, ())
+
+
+@compiled
+def hold_blas(blas, give_way):
+    """Let the libraries compute on the thread that calls them, until as many calls of `release_blas`."""
+    word = blas.ctypes.data
+    lock(word, give_way)
+    blas[1] += 1
+    if blas[1] == 1:
+        for i in range(2, len(blas), 3):
+            blas[i + 2] = ask(blas[i])
+            call(blas[i + 1], (1,))
+    store(word, 0)
+
+
+@compiled
+def release_blas(blas, give_way):
+    word = blas.ctypes.data
+    lock(word, give_way)
+    blas[1] -= 1
+    if blas[1] == 0:
+        for i in range(2, len(blas), 3):
+            call(blas[i + 1], (blas[i + 2],))
+    store(word, 0)
+
+
+@compiled
+def launch(program, n_workers, shared, give_way, blas):
     """Run the program once; False, and nothing has been done, where a helper is asleep and must be woken first.
 
     A launch counts only once no helper can fall asleep any more, so an interruption of Python between two tries leaves
-    nothing half done.
+    nothing half done. Here, out of Python's sight, BLAS is held to one thread: no interruption can leave it so.
     """
     for helper in range(1, n_workers):
         state = state_of(shared, helper)
@@ -221,8 +262,10 @@ def launch(program, n_workers, shared, give_way):
             for called in range(1, helper):
                 store(state_of(shared, called), READY)
             return False
+    hold_blas(blas, give_way)
     store(launches_of(shared, n_workers), load(launches_of(shared, n_workers)) + 1)
     work(program, n_workers, 0, shared, give_way)
+    release_blas(blas, give_way)
     return True
 
 

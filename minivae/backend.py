@@ -7,7 +7,7 @@ rest of the package is written once against `xp`. Only what truly differs betwee
 import contextlib
 import math
 import platform
-import types
+import threading
 
 import numpy as np
 
@@ -100,15 +100,33 @@ class _Arena:
     BLOCK, LINE = 8 << 20, 64
 
     def __init__(self):
-        self._block, self._start = np.empty(0, np.uint8), 0
+        self._block, self._start, self._lock = np.empty(0, np.uint8), 0, threading.Lock()
 
     def empty(self, shape, dtype):
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if self._start + size > self._block.size:
-            self._block = np.empty(max(size, self.BLOCK) + self.LINE, np.uint8)
-            self._start = -self._block.ctypes.data % self.LINE
-        start, self._start = self._start, self._start + -(-size // self.LINE) * self.LINE
-        return self._block[start : start + size].view(dtype).reshape(shape)
+        with self._lock:
+            if self._start + size > self._block.size:
+                self._block = np.empty(max(size, self.BLOCK) + self.LINE, np.uint8)
+                self._start = -self._block.ctypes.data % self.LINE
+            start, self._start = self._start, self._start + -(-size // self.LINE) * self.LINE
+            return self._block[start : start + size].view(dtype).reshape(shape)
+
+
+class _Names:
+    """NumPy, but in a thread that is recording a step a Recorder's stand-ins for it."""
+
+    def __init__(self, recording):
+        self.__dict__["_recording"] = recording
+
+    def __getattr__(self, name):
+        recorder = self._recording.recorder
+        return getattr(np, name) if recorder is None else recorder.xp[name]
+
+
+class _Recording(threading.local):
+    """The Recorder that the present thread records a step with, or None."""
+
+    recorder = None
 
 
 class NumbaBackend(NumpyBackend):
@@ -125,17 +143,17 @@ class NumbaBackend(NumpyBackend):
                 'backend "numba" needs Numba: pip install "minivae[numba]", or take backend "numpy"'
             ) from None
         self._program, self.not_recordable = program, program.NotRecordable
-        self.xp = types.SimpleNamespace(**vars(np))  # NumPy, but for the moments when a step is recorded
-        self._recorder = None
+        self._recording = _Recording()
+        self.xp = _Names(self._recording)
 
     def matmul(self, a, b, *, out):
-        (self._recorder.matmul if self._recorder else super().matmul)(a, b, out=out)
+        (self._recording.recorder or super()).matmul(a, b, out=out)
 
     def gather(self, rows, index, *, out):
-        (self._recorder.gather if self._recorder else super().gather)(rows, index, out=out)
+        (self._recording.recorder or super()).gather(rows, index, out=out)
 
     def fuse(self, function):
-        return self._recorder.fuse(function) if self._recorder else function
+        return (self._recording.recorder or super()).fuse(function)
 
     def pieces(self, n):
         return [slice(0, n)]
@@ -151,16 +169,12 @@ class NumbaBackend(NumpyBackend):
 
     def record(self, step):
         """The Program that does what `step()` does; recording runs nothing. Raises NotRecordable."""
-        names = vars(self.xp)
-        numpy, self._recorder = names.copy(), self._program.Recorder()
-        names.clear()
-        names.update(self._recorder.xp)
+        recorder = self._recording.recorder = self._program.Recorder()
         try:
             step()
-            return self._program.Program(self._recorder)
+            return self._program.Program(recorder)
         finally:
-            names.update(numpy)
-            self._recorder = None
+            self._recording.recorder = None
 
 
 class CupyBackend:

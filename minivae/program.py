@@ -11,6 +11,7 @@ What it saves, by benchmarks/RESULTS.md: the interpreter's time between operatio
 threads of BLAS and the one thread that does all the rest.
 """
 
+import contextlib
 import ctypes
 import functools
 import inspect
@@ -19,8 +20,10 @@ import os
 import sys
 import threading
 import weakref
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from scipy.linalg import cython_blas
 from threadpoolctl import ThreadpoolController
 
@@ -44,6 +47,14 @@ def _require(condition, name):
         raise NotRecordable(f"{name} of arrays whose shapes or dtypes no loop takes, or which overlap")
 
 
+class Access(NamedTuple):
+    """What an instruction does to one array: each thread has its share of an axis, or all of it where that is None."""
+
+    array: np.ndarray
+    axis: int | None
+    writes: bool
+
+
 class _Ufunc(ctypes.Structure):
     """The beginning of NumPy's PyUFuncObject, as its C API documents it."""
 
@@ -57,9 +68,11 @@ class _Ufunc(ctypes.Structure):
 
 def ufunc_loop(ufunc, dtypes):
     """The addresses of the loop of a ufunc for these dtypes of its operands, and of the loop's data."""
+    table = _Ufunc.from_address(id(ufunc))
+    if table.counts[:3] != [ufunc.nin, ufunc.nout, ufunc.nargs]:
+        raise NotRecordable(f"{ufunc.__name__}, whose structure in this NumPy is another than the one known here")
     for i, signature in enumerate(ufunc.types):
         if [np.dtype(char) for char in signature.replace("->", "")] == list(dtypes):
-            table = _Ufunc.from_address(id(ufunc))
             return table.functions[i], table.data[i] or 0
     raise NotRecordable(f"{ufunc.__name__} of {', '.join(map(str, dtypes))}")
 
@@ -89,7 +102,7 @@ class Recorder:
 
     def __init__(self):
         self.n_workers = min(_blas.n_threads, _numba.MAX_WORKERS)
-        self.instructions, self.kept = [], []
+        self.instructions, self.accesses, self.kept = [], [], []  # accesses: of each instruction, in order
         self._owned = {}  # address of rows that a product wrote -> where each thread's share of the values begins
         self.xp = {name: self._stand_in(name, value) for name, value in vars(np).items()}
         self.xp |= {"sum": self._reduction(np.add, 0), "max": self._reduction(np.maximum, -math.inf)}
@@ -146,8 +159,8 @@ class Recorder:
         dense = rows.flags.c_contiguous and out.flags.c_contiguous
         _require(dense and index.dtype == np.intp and out.shape == (*index.shape, *rows.shape[1:]), "gather")
         arrays = [np.broadcast_to(rows.ravel()[:1], len(index)), index, out.reshape(len(index), -1)[:, 0]]
-        self._keep(rows, out)
-        self._add(_numba.gather(), self._addresses(size), arrays, [2], split=out.size >= LEAST_VALUES)
+        accesses = [Access(rows, None, False), Access(index, 0, False), Access(out, 0, True)]
+        self._add(_numba.gather(), self._addresses(size), arrays, [2], out.size >= LEAST_VALUES, accesses=accesses)
 
     def matmul(self, a, b, *, out):
         """Each thread makes some rows of `out`, or some columns, or where the sums are long, a part of each sum."""
@@ -159,12 +172,16 @@ class Recorder:
             self._sum_of_products(a, b, out)
         elif m >= n or (_stored(a)[0] == "T" and m >= 32 * threads):
             operands = [a[:, 0], np.broadcast_to(b[:1, 0], m), out[:, 0]]
-            bounds = self._add(_numba.product_rows(), self._product(a, b, out), operands, [2], split, grain=4)
+            accesses = [Access(a, 0, False), Access(b, None, False), Access(out, 0, True)]
+            product = _numba.product_rows(), self._product(a, b, out)
+            bounds = self._add(*product, operands, [2], split, grain=4, accesses=accesses)
             if split and out.flags.c_contiguous:
                 self._owned[out.ctypes.data] = [n * row for row in bounds]
         else:
             operands = [np.broadcast_to(a[:1, 0], n), b[0], out[0]]
-            self._add(_numba.product_columns(), self._product(a, b, out), operands, [2], split, grain=16)
+            accesses = [Access(a, None, False), Access(b, 1, False), Access(out, 1, True)]
+            product = _numba.product_columns(), self._product(a, b, out)
+            self._add(*product, operands, [2], split, grain=16, accesses=accesses)
 
     def _sum_of_products(self, a, b, out):
         """Each thread multiplies some columns of `a` with the same rows of `b`, and then the products are added.
@@ -172,10 +189,13 @@ class Recorder:
         So in the gradient of a convolution's weights a thread reads only those patches that it made, and will make
         anew. Otherwise making them takes 3 times as long while the cores are far from each other.
         """
-        parts = np.empty((self.n_workers, *out.shape), out.dtype)
-        columns, rows = a[0].reshape(self.n_workers, -1), b[:, 0].reshape(self.n_workers, -1)
-        operands = [columns, rows, np.broadcast_to(parts[:, 0, :1], rows.shape)]
-        self._add(_numba.product_terms(), self._product(a, b, parts[0]), operands, [2], split=True)
+        threads = self.n_workers
+        parts = np.empty((threads, *out.shape), out.dtype)
+        columns, rows = a.reshape(len(a), threads, -1), b.reshape(threads, -1, b.shape[1])
+        operands = [columns[0], rows[..., 0], np.broadcast_to(parts[:, 0, :1], rows.shape[:2])]
+        accesses = [Access(columns, 1, False), Access(rows, 0, False), Access(parts, 0, True)]
+        product = _numba.product_terms(), self._product(a, b, parts[0])
+        self._add(*product, operands, [2], split=True, accesses=accesses)
         self.xp["add"](parts[0], parts[1], out=out)
         for part in parts[2:]:
             self.xp["add"](out, part, out=out)
@@ -242,12 +262,15 @@ class Recorder:
         if done < flat.size:
             yield slice(done, flat.size), None
 
-    def _add(self, loop, data, operands, written, split, grain=1, bounds=None):
-        """Note an instruction on operands that are broadcast together; returns the bounds of the threads' shares."""
+    def _add(self, loop, data, operands, written, split, grain=1, bounds=None, accesses=None):
+        """Note an instruction on operands that are broadcast together; returns the bounds of the threads' shares.
+
+        accesses : what a loop reads and writes that does more than go through its operands once
+        """
         shape, strides = common_axes(operands)
         _require(len(shape) <= _numba.MAX_DIMS and len(operands) <= _numba.MAX_OPERANDS, "an operation")
         axis = next((i for i, step in enumerate(strides) if all(step[k] for k in written)), None)
-        split = split and axis is not None
+        split = (split or bounds is not None) and axis is not None
         axis = axis or 0
         n, grain = shape[axis], grain if axis == len(shape) - 1 else 1
         if bounds is None:
@@ -264,6 +287,10 @@ class Recorder:
         if split and self.instructions:
             self.instructions[-1]["join"] = True
         self.instructions.append(step)
+        if accesses is None:
+            views = [as_strided(array, shape, [apart[k] for apart in strides]) for k, array in enumerate(operands)]
+            accesses = [Access(view, axis, k in written) for k, view in enumerate(views)]
+        self.accesses.append(accesses)
         self._keep(*operands)
         return bounds
 
@@ -303,27 +330,49 @@ def _stored(matrix):
 
 
 class _Blas:
-    """The BLAS libraries of this process; within `with`, each computes on the thread that calls it."""
+    """The BLAS libraries of this process, as compiled code calls them: each launch holds them to one thread.
+
+    words : for `_numba.hold_blas` and `release_blas`: a lock, how many launches are running, and for each library the
+            addresses of its functions that tell and set the number of threads, and that number before
+    """
+
+    NAMES = {
+        "openblas": [
+            (f"{prefix}openblas_get_num_threads{suffix}", f"{prefix}openblas_set_num_threads{suffix}")
+            for prefix in ("", "scipy_")
+            for suffix in ("", "64_", "_64")
+        ],
+        "mkl": [("MKL_Get_Max_Threads", "MKL_Set_Num_Threads")],
+        "blis": [("bli_thread_get_num_threads", "bli_thread_set_num_threads")],
+    }
 
     def __init__(self):
-        self._lock, self._inside = threading.Lock(), 0
-        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        self.n_threads = max((library.get_num_threads() for library in self._libraries), default=1)
+        libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self.n_threads = max((library.get_num_threads() for library in libraries), default=1)
+        # With OpenMP the number holds for one thread of Python only: a helper sets its own when it starts.
+        self.of_each_thread = []
+        words = [0, 0]
+        for library in libraries:
+            with_openmp = getattr(library, "threading_layer", "") == "openmp"
+            names = [("omp_get_max_threads", "omp_set_num_threads")] if with_openmp else []
+            names += self.NAMES.get(library.internal_api, [])
+            for pair in names:
+                if all(hasattr(library.dynlib, name) for name in pair):
+                    tell, put = (getattr(library.dynlib, name) for name in pair)
+                    words += [ctypes.cast(function, ctypes.c_void_p).value for function in (tell, put)] + [0]
+                    if with_openmp:
+                        self.of_each_thread.append(put)
+                    break
+        self.words = np.array(words, np.intp)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
 
-    def __enter__(self):
-        with self._lock:
-            if not self._inside:
-                self._before = [library.get_num_threads() for library in self._libraries]
-                for library in self._libraries:
-                    library.set_num_threads(1)
-            self._inside += 1
-
-    def __exit__(self, *error):
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                for library, n in zip(self._libraries, self._before, strict=True):
-                    library.set_num_threads(n)
+    def _forget(self):
+        """In a new process: the launches that ran in other threads at that moment do not go on there."""
+        if self.words[1]:
+            for put, before in self.words[2:].reshape(-1, 3)[:, 1:].tolist():
+                ctypes.CFUNCTYPE(None, ctypes.c_int)(put)(before)
+        self.words[:2] = 0
 
 
 _blas = _Blas()
@@ -333,30 +382,34 @@ _give_way = ctypes.cast(_yield, ctypes.c_void_p).value
 
 
 class Program:
-    """A recorded step; a call runs it once."""
+    """A recorded step; a call runs it once.
+
+    accesses : for each instruction, what it does to which arrays; from these a test can tell that no thread touches
+               what another one writes before all have waited for each other
+    """
 
     def __init__(self, recorder):
         self.n_workers = recorder.n_workers
         _require(recorder.instructions, "nothing")
-        self._list, self._kept = np.array(recorder.instructions), recorder.kept
+        self._list, self.accesses, self._kept = np.array(recorder.instructions), recorder.accesses, recorder.kept
         self._process = None
 
     def __call__(self):
         if self._process != os.getpid():
             self._start()  # threads do not survive a fork
-        with _blas:
-            while not _numba.launch(self._list, self.n_workers, self._shared, _give_way):
-                for bell in self._bells:
-                    bell.set()
+        while not _numba.launch(self._list, self.n_workers, self._shared, _give_way, _blas.words):
+            for bell in self._bells:
+                _ring(bell)
 
     def _start(self):
         """Start the helping threads; they end with this object."""
         line = _numba.LINE
         memory = np.zeros((2 * self.n_workers + 2) * line, np.uint8)
         self._shared = memory.ctypes.data + -memory.ctypes.data % line
-        self._memory, self._bells, stopped = memory, [], threading.Event()
+        self._memory, self._bells, stopped = memory, [], []
         for worker in range(1, self.n_workers):
-            bell = threading.Event()
+            bell = threading.Lock()
+            bell.acquire()
             given = self._list, self.n_workers, worker, self._shared, _give_way
             # `memory` goes along because the thread may outlive this object for a moment.
             threading.Thread(target=_help, args=(bell, stopped, given, memory), daemon=True).start()
@@ -365,16 +418,24 @@ class Program:
         self._process = os.getpid()
 
 
+def _ring(bell):
+    """Wake who waits to acquire a lock. Unlike an Event, a lock has no state that an interrupt can leave half done."""
+    with contextlib.suppress(RuntimeError):  # another thread has just released it
+        if bell.locked():
+            bell.release()
+
+
 def _help(bell, stopped, given, memory):
+    for put in _blas.of_each_thread:
+        put(1)
     while True:
-        bell.wait()
-        bell.clear()
-        if stopped.is_set():
+        bell.acquire()
+        if stopped:
             return
         _numba.help_out(*given)
 
 
 def _dismiss(stopped, bells):
-    stopped.set()
+    stopped.append(True)
     for bell in bells:
-        bell.set()
+        _ring(bell)

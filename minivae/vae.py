@@ -282,7 +282,10 @@ class VAE:
     # ---------------------------------------------------------------------------- input and its checks
 
     def check_input(self, x):
-        """x as a NumPy array (N, X), not copied; raises MiniVAEError where it is no input for this model."""
+        """x as a NumPy array (N, X) of native uint8, float32 or float64; other numbers become the model's dtype.
+
+        Not copied where that is what x holds. Raises MiniVAEError where it is no input for this model.
+        """
         x = np.asarray(x)
         if x.ndim == 0 or x.size == 0:
             raise MiniVAEError(f"x should be (B, {self.input_dim}) with at least one row, got shape {x.shape}")
@@ -296,6 +299,9 @@ class VAE:
             )
         if x.dtype == np.uint8:
             return x
+        if x.dtype not in (np.float32, np.float64) or not x.dtype.isnative:
+            with np.errstate(over="ignore"):
+                x = x.astype(self.dtype)  # what overflows is found below
         for start in range(0, len(x), CHECKED_ROWS):
             rows = x[start : start + CHECKED_ROWS]
             if not np.isfinite(rows).all():

@@ -1,5 +1,6 @@
 """Bad input gives one clear error: what was expected, what came, how to mend it."""
 
+import fakegpu
 import numpy as np
 import pytest
 
@@ -155,3 +156,33 @@ def test_bad_counts(call):
 def test_unknown_tensor_name():
     with pytest.raises(KeyError, match="encoder.0.W"):
         vae().parameters["encoder.1.W"]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "fake"])
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8", "f2", ">f2", "g", "?", "i1", ">i2", "i8", ">u4", "u1"])
+def test_numbers_of_any_dtype_train_as_the_same_numbers_in_a_known_one(backend, dtype):
+    """Other byte orders trained on garbage with Numba, float16 and long double raised what NumPy raises."""
+    if backend == "numba":
+        pytest.importorskip("numba")
+    rng, losses = np.random.default_rng(0), []
+    x = rng.integers(0, 2, (40, 6)).astype(np.uint8)
+    for known in True, False:
+        data = (x / 255 if dtype == "u1" else x).astype("f4") if known else x.astype(dtype)
+        model = vae(backend=fakegpu.backend() if backend == "fake" else backend)
+        history = mv.fit(model, data, data[:10], epochs=2, batch_size=10, progress=False)
+        losses.append([history[-1]["train_loss"], history[-1]["val_loss"], *model.encode(data)[0].ravel()])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "g"])
+def test_what_is_not_finite_in_the_models_dtype_is_refused(dtype):
+    x = GOOD.astype(dtype)
+    x[7, 3] = np.inf if dtype == "f2" else np.longdouble("1e400")
+    with pytest.raises(mv.MiniVAEError, match="NaN or an infinity in row 7"):
+        vae(likelihood=mv.Gaussian()).evaluate(x)
+
+
+def test_known_dtypes_are_not_copied():
+    for dtype in "u1", "f4", "f8":
+        x = np.zeros((10, 6), dtype)
+        assert np.shares_memory(vae().check_input(x), x)

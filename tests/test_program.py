@@ -1,7 +1,10 @@
 """A training step as a list of loops for several threads: it computes what NumPy computes, whatever gets in its way."""
 
+import ctypes
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -380,9 +383,145 @@ def test_blas_has_its_threads_again_after_a_step():
 
 
 def test_blas_has_its_threads_again_when_the_last_of_several_steps_ends():
+    """Two launches at once, of which one lasts much longer."""
     with ThreadpoolController().limit(limits=2):
-        with program._blas:
-            with program._blas:
-                assert blas_threads() == {1}
-            assert blas_threads() == {1}
+        launches = [counter(3_000_000)[0], counter(10)[0]]
+        for launch in launches:
+            launch()
+        long = threading.Thread(target=lambda: [launches[0]() for _ in range(20)])
+        long.start()
+        for _ in range(200):
+            launches[1]()
+        long.join()
         assert blas_threads() == {2}
+        assert program._blas.words[:2].tolist() == [0, 0]
+
+
+def train_here(seed=0, backend="numba"):
+    vae = wide_vae(backend)
+    mv.fit(vae, images(300, 200), epochs=2, batch_size=100, seed=seed, progress=False)
+    return vae.parameters.flat.copy()
+
+
+def test_a_training_in_another_thread_gives_the_same_bits(monkeypatch):
+    """BLAS must be held to one thread there too."""
+    monkeypatch.setattr(program._blas, "n_threads", 2)
+    with ThreadpoolController().limit(limits=2):
+        here, there = train_here(), []
+        thread = threading.Thread(target=lambda: there.append(train_here()))
+        thread.start()
+        thread.join()
+        np.testing.assert_array_equal(there[0], here)
+        assert blas_threads() == {2}
+
+
+def test_one_backend_in_several_threads(monkeypatch):
+    """Models are made, recorded and trained at once, and plain methods called beside them, on one backend object."""
+    monkeypatch.setattr(program._blas, "n_threads", 2)
+    alone = [train_here(seed) for seed in range(4)]
+    backend, together = mv.get_backend("numba"), {}
+
+    def train(seed):
+        for _ in range(3):
+            together[seed] = train_here(seed, backend)
+
+    threads = [threading.Thread(target=train, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(4):
+        np.testing.assert_array_equal(together[seed], alone[seed])
+
+
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+import numpy as np
+import minivae as mv
+from minivae import program
+from threadpoolctl import threadpool_info
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+program._blas.n_threads = 3
+before, x = blas_threads(), np.random.default_rng(0).random((60, 70))
+vae = mv.VAE([mv.Dense(70, 60), mv.ReLU(), mv.Dense(60, 4)], [mv.Dense(2, 70)], backend="numba")
+mv.fit(vae, x, epochs=1, batch_size=20, progress=False)
+stop, until, interrupts = [], time.monotonic() + float(sys.argv[1]), 0
+
+def interrupt():
+    while not stop:
+        time.sleep(random.expovariate(300))
+        os.kill(os.getpid(), signal.SIGINT)
+
+while time.monotonic() < until:
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        while True:
+            mv.fit(vae, x, epochs=100, batch_size=20, progress=False)
+            time.sleep(0.002)  # helpers fall asleep
+    except KeyboardInterrupt:
+        interrupts += 1
+    while True:
+        try:
+            stop.append(True)
+            thread.join()
+            break
+        except KeyboardInterrupt:
+            pass
+    stop.clear()
+    if blas_threads() != before:
+        sys.exit(f"BLAS has {blas_threads()} threads after an interrupt, {before} before")
+print(interrupts)
+"""
+
+
+def interrupts_survived(seconds):
+    """How many interrupts a training took in so many seconds; an error where it hung or left BLAS at one thread."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(seconds)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=seconds + 60,
+    )
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_interrupts_neither_hang_a_step_nor_leave_blas_at_one_thread():
+    assert interrupts_survived(4) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_minutes_of_interrupts():
+    print(interrupts_survived(180), "interrupts")
+
+
+# ------------------------------------------------------------------------------------------ another NumPy
+
+
+def test_a_ufunc_of_another_structure_is_not_called(monkeypatch):
+    """As if a later NumPy had put something before the counts: the step runs as it is."""
+
+    class Shifted(ctypes.Structure):
+        _fields_ = [("more", ctypes.c_int), *program._Ufunc._fields_]
+
+    monkeypatch.setattr(program, "_Ufunc", Shifted)
+    backend, x, y = mv.get_backend("numba"), np.ones(3, "float32"), np.zeros(3, "float32")
+    launch = backend.graph(lambda: backend.xp.add(x, 1, out=y))
+    launch()
+    assert not isinstance(launch._launch, program.Program)
+    np.testing.assert_array_equal(y, 2)
+
+
+def test_every_ufunc_that_a_step_may_use_shows_its_counts_where_they_are_expected():
+    for ufunc in vars(np).values():
+        if isinstance(ufunc, np.ufunc):
+            table = program._Ufunc.from_address(id(ufunc))
+            assert table.counts[:3] == [ufunc.nin, ufunc.nout, ufunc.nargs]
