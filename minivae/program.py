@@ -11,6 +11,7 @@ What it saves, by benchmarks/RESULTS.md: the interpreter's time between operatio
 threads of BLAS and the one thread that does all the rest.
 """
 
+import _thread
 import contextlib
 import ctypes
 import functools
@@ -406,15 +407,16 @@ class Program:
         line = _numba.LINE
         memory = np.zeros((2 * self.n_workers + 2) * line, np.uint8)
         self._shared = memory.ctypes.data + -memory.ctypes.data % line
-        self._memory, self._bells, stopped = memory, [], []
+        self._memory, self._bells, owner = memory, [], weakref.ref(self)
         for worker in range(1, self.n_workers):
-            bell = threading.Lock()
+            bell = _thread.allocate_lock()
             bell.acquire()
             given = self._list, self.n_workers, worker, self._shared, _give_way
-            # `memory` goes along because the thread may outlive this object for a moment.
-            threading.Thread(target=_help, args=(bell, stopped, given, memory), daemon=True).start()
+            # `memory` goes along because the thread may outlive this object for a moment. Not threading.Thread, whose
+            # start waits for an Event, which an interrupt breaks.
+            _thread.start_new_thread(_help, (bell, owner, given, memory))
             self._bells.append(bell)
-        weakref.finalize(self, _dismiss, stopped, self._bells)
+        weakref.finalize(self, _dismiss, self._bells)
         self._process = os.getpid()
 
 
@@ -425,17 +427,19 @@ def _ring(bell):
             bell.release()
 
 
-def _help(bell, stopped, given, memory):
+LOOKS = 5.0  # seconds after which a sleeping helper looks whether its program is still there
+
+
+def _help(bell, owner, given, memory):
     for put in _blas.of_each_thread:
         put(1)
     while True:
-        bell.acquire()
-        if stopped:
+        bell.acquire(timeout=LOOKS)  # an interrupt can keep the last ring from coming
+        if owner() is None:
             return
         _numba.help_out(*given)
 
 
-def _dismiss(stopped, bells):
-    stopped.append(True)
+def _dismiss(bells):
     for bell in bells:
         _ring(bell)
