@@ -19,7 +19,6 @@ import inspect
 import math
 import os
 import sys
-import threading
 import weakref
 from typing import NamedTuple
 
