@@ -44,7 +44,7 @@ def seconds_per_call(backend, call, seconds):
 def matrix_rate(backend, side, seconds=SECONDS):
     """Floating-point operations per second of a square float32 product."""
     a, b, out = (backend.xp.ones((side, side), "float32") for _ in range(3))
-    return 2 * side**3 / seconds_per_call(backend, lambda: backend.matmul(a, b, out=out), seconds)
+    return 2 * side**3 / seconds_per_call(backend, lambda: backend.products.matmul(a, b, out=out), seconds)
 
 
 def products_flops(workload):

@@ -3,35 +3,37 @@
 from minivae_arm import MiniVAE
 
 import minivae as mv
+from minivae.randomness import generator
 
 
 class Captured(MiniVAE):
     """The step as `fit` runs it, from the third call on one launch."""
 
-    tf32 = False
+    tf32, compiled = False, True
 
     def __init__(self, workload, weights, images, threads, backend=None):
         self.backend = backend or mv.get_backend("cupy", tf32=self.tf32)
+        self.backend.compiled = self.compiled
         super().__init__(workload, weights, images, threads)
 
     def prepare(self, order):
         """Lay the rows order (steps, B) in the GPU's memory, and noise for them."""
-        epoch, step = self.trainer.epoch, self.trainer.parts[0][0]
-        self.vae.backend.upload(order.ravel(), out=epoch.permutation[: order.size])
-        step.refill(mv.backend.generator(self.passes), len(order))
+        step, _ = self.training.parts[0]
+        self.vae.backend.upload(order.ravel(), out=step.arrays["permutation"][: order.size])
+        step.refill(len(order), generator(self.passes), None)
 
     def repeat(self):
         """One step on the first of the prepared rows."""
-        self.trainer.epoch.cursor.fill(0)
-        self.trainer.parts[0][0].noise_row.fill(0)
-        self.trainer.parts[0][0].launch()
+        step, _ = self.training.parts[0]
+        step.arrays["cursor"].fill(0)
+        step.arrays["noise_row"].fill(0)
+        step.run()
 
 
 class Eager(Captured):
-    def __init__(self, *args):
-        super().__init__(*args)
-        step = self.trainer.parts[0][0]
-        step.launch = step.run
+    """The step as its equations stand, operation by operation."""
+
+    compiled = False
 
 
 class CapturedTF32(Captured):

@@ -1,7 +1,10 @@
 """minivae as an arm of the race: the same three calls as the peers, on its own training loop."""
 
+import numpy as np
+
 import minivae as mv
-from minivae.training import Trainer
+from minivae.randomness import generator
+from minivae.training.state import Training
 
 
 class MiniVAE:
@@ -23,8 +26,8 @@ class MiniVAE:
         ):
             self.vae.backend.upload(value, out=view)
         optimizer = mv.Adam(1e-3) if workload.optimizer == "adam" else mv.RMSprop(1e-3)
-        optimizer.attach(self.vae.parameters, self.vae.gradients)
-        self.trainer = Trainer(self.vae, optimizer, images, workload.batch, samples=1, seed=0)
+        rows = np.arange(len(images))
+        self.training = Training(self.vae, optimizer, images, None, rows, workload.batch, 1, False, 0, None, None)
         self.passes = 0
 
     def layers(self, weights):
@@ -37,18 +40,19 @@ class MiniVAE:
         return self.vae.loss_and_gradients(x, eps).loss
 
     def train(self, order):
-        epoch, step, left = self.trainer.epoch, self.trainer.parts[0][0], len(order)
-        self.vae.backend.upload(order.ravel(), out=epoch.permutation[: order.size])
-        epoch.cursor.fill(0)
-        epoch.totals.fill(0)
+        (step, _), left = self.training.parts[0], len(order)
+        arrays = step.arrays
+        self.vae.backend.upload(order.ravel(), out=arrays["permutation"][: order.size])
+        arrays["cursor"].fill(0)
+        arrays["totals"].fill(0)
         self.passes += 1
-        rng = mv.backend.generator(self.passes)
+        rng = generator(self.passes)
         while left:
-            ready = step.refill(rng, left)
+            ready = step.refill(left, rng, None)
             for _ in range(ready):
-                step.launch()
+                step.run()
             left -= ready
-        return self.vae.backend.to_host(epoch.totals)[0] / order.size
+        return self.vae.backend.to_host(arrays["totals"])[0] / order.size
 
 
 class MiniVAENumba(MiniVAE):

@@ -1,6 +1,7 @@
 """Milliseconds per training step: minivae, its peers and the bare matrix products, interleaved in one run.
 
     python benchmarks/step_time.py [--workloads W1,W2,W3,W4] [--threads 1,2] [--peers torch,jax,keras]
+        [--against ../another-checkout]
 
 Every arm lives in a process of its own, and the processes take turns: only one ever computes. In one process
 the pools of OpenBLAS, OpenMP and XLA would share the cores, and a pool that has just finished spins for up to
@@ -17,6 +18,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from importlib import metadata
 
@@ -27,9 +29,14 @@ from workloads import WORKLOADS, synthetic_images
 PASSES = 3  # timed passes in a turn
 
 
-def serve(connection, module, name, workload, threads):
-    """The life of a worker: build the arm, then answer `check` and `turn` until told to stop."""
+def serve(connection, module, name, workload, threads, checkout=None):
+    """The life of a worker: build the arm, then answer `check` and `turn` until told to stop.
+
+    checkout : the folder of another version of minivae to import, with its own benchmarks
+    """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # None leaves all of them
+    if checkout:
+        sys.path[:0] = [checkout, os.path.join(checkout, "benchmarks")]
     images, rng = synthetic_images(), np.random.default_rng(1)
     arm_class = getattr(importlib.import_module(module), name)
     arm = arm_class(workload, workload.initial_weights(), images, threads)
@@ -64,12 +71,12 @@ def losses(arm, workload, images):
 class Worker:
     """An arm in a process of its own, started with the thread count already in its environment."""
 
-    def __init__(self, module, name, workload, threads):
+    def __init__(self, module, name, workload, threads, checkout=None):
         for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS") if threads else ():
             os.environ[variable] = str(threads)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, module, name, workload, threads)
+        arguments = (theirs, module, name, workload, threads, checkout)
         self.process = context.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -84,13 +91,13 @@ class Worker:
 
 
 def race(arms, workload, threads, rounds, after_ten_steps=0.02, at_first=1e-5):
-    """{arm: sorted milliseconds per step} for arms given as {arm: (module, class name)}.
+    """{arm: sorted milliseconds per step} for arms given as {arm: (module, class name, perhaps a checkout)}.
 
     threads         : how many cores an arm may use; None for all
     after_ten_steps : by what share the arms' losses may then differ, since each draws noise of its own
     at_first        : likewise on the initial weights, on the same noise
     """
-    workers = {arm: Worker(*where, workload, threads) for arm, where in arms.items()}
+    workers = {arm: Worker(*where[:2], workload, threads, *where[2:]) for arm, where in arms.items()}
     agree({arm: worker.ask("check") for arm, worker in workers.items()}, after_ten_steps, at_first)
     for worker in workers.values():
         worker.ask("turn")
@@ -145,6 +152,7 @@ def main():
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--peers", default="torch,jax,keras")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--against", help="the folder of another version of minivae, to race both of its backends too")
     options = parser.parse_args()
 
     frameworks = [name for name in options.peers.split(",") if name]
@@ -152,6 +160,10 @@ def main():
     arms = {"limit": ("peers", "Limit"), "minivae": ("minivae_arm", "MiniVAE"), **peers}
     if importlib.util.find_spec("numba"):
         arms["minivae, numba"] = ("minivae_arm", "MiniVAENumba")
+    if options.against:
+        checkout = os.path.abspath(options.against)
+        arms["before"] = ("minivae_arm", "MiniVAE", checkout)
+        arms["before, numba"] = ("minivae_arm", "MiniVAENumba", checkout)
     print(machine(frameworks))
     for threads in map(int, options.threads.split(",")):
         for name in options.workloads.split(","):

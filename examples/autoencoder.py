@@ -20,9 +20,9 @@ from scipy.stats import rankdata
 
 import minivae as mv
 from minivae import data
-from minivae.backend import generator
 from minivae.files import atomic_write
-from minivae.parameters import allocate
+from minivae.model.parameters import allocate, joined, within
+from minivae.randomness import generator
 
 HIDDEN, BATCH_SIZE, DETECTOR_DIM = 256, 100, 20
 
@@ -32,46 +32,48 @@ class Autoencoder:
 
     def __init__(self, n_pixels, latent_dim, seed):
         self.input_dim, self.latent_dim, self.seed = n_pixels, latent_dim, seed
-        self.backend = mv.get_backend("numpy")
-        self.encoder = mv.Sequential(layers(n_pixels, HIDDEN, latent_dim), needs_dx=False)
+        self.encoder = mv.Sequential(layers(n_pixels, HIDDEN, latent_dim))
         self.decoder = mv.Sequential(layers(latent_dim, HIDDEN, n_pixels))
         self.likelihood = mv.Bernoulli()
-        modules = {"encoder": self.encoder, "decoder": self.decoder, "likelihood": self.likelihood}
-        self.parameters, self.gradients = allocate(modules, self.backend, "float32", seed)
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        self.parameters, _, _ = allocate(parts, mv.get_backend("numpy"), "float32", seed)
 
     def loss_and_gradients(self, x):
-        logits = self.decoder.forward(self.encoder.forward(x))
-        log_px = self.likelihood.log_prob(x, logits)
-        dlog_px = np.full_like(log_px, -1 / log_px.size)  # loss = -mean(log_px)
-        self.encoder.backward(self.decoder.backward(self.likelihood.backward(dlog_px)))
-        return -float(log_px.mean())
+        """The mean of -log p(x given z) over the batch, and its gradients as one flat array like the parameters'."""
+        z, encoder_backward = self.encoder.forward(within(self.parameters, "encoder"), x)
+        logits, decoder_backward = self.decoder.forward(within(self.parameters, "decoder"), z)
+        log_px, likelihood_backward = self.likelihood.log_prob({}, x, logits[None])
+        dlogits, _ = likelihood_backward(np.full_like(log_px, -1 / len(x)))
+        dz, ddecoder = decoder_backward(dlogits[0])
+        _, dencoder = encoder_backward(dz)
+        grads = joined({"encoder": dencoder, "decoder": ddecoder})
+        return -float(log_px.mean()), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
 
     def fit(self, x, epochs, checkpoint, resume):
-        optimizer = mv.Adam(1e-3)
-        optimizer.attach(self.parameters, self.gradients)
-        arrays, done = {"weights": self.parameters.flat} | optimizer.state, 0
+        optimizer, p, done = mv.Adam(1e-3), self.parameters.flat, 0
+        state = {"lr": np.full(1, optimizer.lr, p.dtype)} | optimizer.fresh_state(p)
         if resume and checkpoint.exists():
             with np.load(checkpoint) as kept:
-                if kept["weights"].shape != arrays["weights"].shape:
+                if kept["weights"].shape != p.shape:
                     raise mv.MiniVAEError(f"{checkpoint} is of another model: resume with the same data and widths")
-                done = int(kept["epochs"])
-                for name, array in arrays.items():
-                    array[...] = kept[name]
+                done, state = int(kept["epochs"]), {name: kept[name] for name in state}
+                p[...] = kept["weights"]
         for epoch in range(done, epochs):
             order = generator(self.seed, epoch).permutation(len(x))
             for start in range(0, len(x), BATCH_SIZE):
-                self.loss_and_gradients(x[order[start : start + BATCH_SIZE]])
-                optimizer.step()
+                _, g = self.loss_and_gradients(x[order[start : start + BATCH_SIZE]])
+                p[...], state = optimizer.update(g, p, state)
             with atomic_write(checkpoint) as file:
-                np.savez(file, epochs=epoch + 1, **arrays)
+                np.savez(file, epochs=epoch + 1, weights=p, **state)
 
     def encode(self, x):
         """The codes as the means of Gaussians without width, so that what draws a VAE's posterior draws them too."""
-        z = self.encoder.forward(x).copy()
+        z, _ = self.encoder.forward(within(self.parameters, "encoder"), x)
         return z, np.full_like(z, -np.inf)
 
     def decode(self, z):
-        return self.likelihood.mean(self.decoder.forward(np.asarray(z, np.float32))).copy()
+        logits, _ = self.decoder.forward(within(self.parameters, "decoder"), np.asarray(z, np.float32))
+        return self.likelihood.mean({}, logits)
 
     def reconstruct(self, x):
         return self.decode(self.encode(x)[0])
@@ -85,9 +87,9 @@ def train_both(arguments, x, latent_dim, name):
     n_pixels, seed = x.shape[1], arguments.seed
     plain = Autoencoder(n_pixels, latent_dim, seed)
     plain.fit(x, arguments.epochs, arguments.out / f"autoencoder-{name}.npz", arguments.resume)
-    kept = {"checkpoint": arguments.out / f"vae-{name}.safetensors", "resume": arguments.resume}
+    checkpoint = mv.Checkpoint(arguments.out / f"vae-{name}.safetensors", resume=arguments.resume)
     vae = mv.VAE(layers(n_pixels, HIDDEN, 2 * latent_dim), layers(latent_dim, HIDDEN, n_pixels), seed=seed)
-    mv.fit(vae, x, epochs=arguments.epochs, batch_size=BATCH_SIZE, optimizer=mv.Adam(1e-3), **kept)
+    mv.fit(vae, x, epochs=arguments.epochs, batch_size=BATCH_SIZE, optimizer=mv.Adam(1e-3), checkpoint=checkpoint)
     return plain, vae
 
 
@@ -129,7 +131,7 @@ def compare(arguments, dataset):
         print(f"{name:12} squared error of test images {squared_error(model, x_test).mean():6.2f}, "
               f"codes' standard deviations {codes.std(axis=0).round(2)}, furthest {np.abs(codes).max():.1f}")
         if not arguments.no_plots:
-            from minivae import plots
+            from minivae.views import plots
 
             save_figures(arguments, **{
                 f"{name}_latent_space": plots.latent_space(model, x_test, dataset.y_test, dataset.class_names),

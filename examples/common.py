@@ -89,8 +89,8 @@ def check_writable(folder):
 
 
 def kept(arguments):
-    """The arguments of `fit` that keep a training in `--out`, and with `--resume` go on with what is there."""
-    return {"checkpoint": arguments.out / "checkpoint.safetensors", "resume": arguments.resume}
+    """The argument of `fit` that keeps a training in `--out`, and with `--resume` goes on with what is there."""
+    return {"checkpoint": mv.Checkpoint(arguments.out / "checkpoint.safetensors", resume=arguments.resume)}
 
 
 def layers(*widths, init="glorot_uniform"):
@@ -101,19 +101,22 @@ def layers(*widths, init="glorot_uniform"):
     return stack[:-1]
 
 
-def train(arguments, vae, dataset, **options):
+def train(arguments, vae, dataset):
     """Fit as the arguments say, with a look at the test images after each epoch; leaves the results in `--out`."""
+
+    def with_labels(x, y):
+        return x if vae.n_classes is None else (x, y)
+
     history = mv.fit(
         vae,
-        dataset.x_train,
-        dataset.x_test,
+        with_labels(dataset.x_train, dataset.y_train),
+        validation=with_labels(dataset.x_test, dataset.y_test),
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         optimizer=OPTIMIZERS[arguments.optimizer](arguments.lr),
         samples=arguments.samples,
         callbacks=[print_epoch(arguments.epochs)],
         **kept(arguments),
-        **options,
     )
     save_results(arguments, vae, history, dataset)
     return history
@@ -167,7 +170,7 @@ def write_json(path, value):
 
 def save_training_figures(arguments, vae, history):
     """The loss curves and draws from the prior, for a model whose latent space cannot be drawn."""
-    from minivae import plots
+    from minivae.views import plots
 
     save_figures(arguments, loss_curves=plots.loss_curves(history), samples=plots.samples(vae, n=100))
 

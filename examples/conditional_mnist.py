@@ -26,7 +26,7 @@ def build(arguments, backend, n_pixels, n_classes):
 
 
 def draw(arguments, vae, history, dataset):
-    from minivae import plots
+    from minivae.views import plots
 
     x, y = dataset.x_test[:10], dataset.y_test[:10]
     figures = {
@@ -45,7 +45,7 @@ def main():
     arguments = parser.parse_args()
     backend, dataset = start(arguments)
     vae = build(arguments, backend, dataset.x_train[0].size, n_classes=int(dataset.y_train.max()) + 1)
-    history = train(arguments, vae, dataset, y_train=dataset.y_train, y_val=dataset.y_test)
+    history = train(arguments, vae, dataset)
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)
     print_result(arguments, history, "nothing for this model")

@@ -53,7 +53,7 @@ def networks(latent, maps):
 
 
 def draw(arguments, vae, history, dataset):
-    from minivae import plots
+    from minivae.views import plots
 
     figures = {
         "loss_curves": plots.loss_curves(history, validation="test"),

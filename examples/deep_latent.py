@@ -61,13 +61,12 @@ def main():
     history = mv.fit(
         vae,
         dataset.x_train,
-        dataset.x_test,
+        validation=dataset.x_test,
         epochs=arguments.epochs,
         batch_size=128,
         binarize=True,
         optimizer=mv.RMSprop(rho=0.99),
-        beta_schedule=mv.linear_warmup(WARM_UP_EPOCHS),
-        lr_schedule=learning_rate(arguments.epochs),
+        schedules={"beta": mv.linear_warmup(WARM_UP_EPOCHS), "lr": learning_rate(arguments.epochs)},
         callbacks=[print_epoch(arguments.epochs)],
         **kept(arguments),
     )

@@ -14,12 +14,12 @@ import numpy as np
 from common import at_least_1, check_writable, command, save_figures, write_json
 
 import minivae as mv
-from minivae.layers import Layer
+from minivae.model.parameters import within
 
 X, NOISE_STD = 1.0, 0.25
 
 
-class Parabola(Layer):
+class Parabola(mv.Layer):
     """y = z_2 + z_1^2 for z (B, 2): any layer is a forward pass and its backward pass."""
 
     input_shape = (2,)
@@ -27,20 +27,13 @@ class Parabola(Layer):
     def output_shape(self, input_shape):
         return (1,)
 
-    def forward(self, z):
-        self.z = z
-        y = self.buffers("y", len(z), 1)
-        self.xp.multiply(z[:, :1], z[:, :1], out=y)
-        self.xp.add(y, z[:, 1:], out=y)
-        return y
+    def forward(self, params, z):
+        z_1, z_2 = z[:, :1], z[:, 1:]
 
-    def backward(self, dy):
-        dz = self.buffers("dz", len(dy), 2)
-        dz_1, dz_2 = dz[:, :1], dz[:, 1:]
-        self.xp.multiply(self.z[:, :1], dy, out=dz_1)
-        self.xp.multiply(dz_1, 2, out=dz_1)
-        self.xp.copyto(dz_2, dy)
-        return dz
+        def backward(dy):
+            return np.concatenate([2 * z_1 * dy, dy], axis=1), {}  # dz, and no parameters
+
+        return z_2 + z_1**2, backward
 
 
 def grid(n=801, reach=4.0):
@@ -64,8 +57,8 @@ def fit(arguments, posterior):
         seed=arguments.seed,
     )
     x = np.full((10_000, 1), X, np.float32)
-    options = {"samples": 10, "optimizer": mv.Adam(1e-2), "clip_norm": 10.0}
-    mv.fit(vae, x, epochs=arguments.epochs, lr_schedule=lambda epoch: 1e-2 * 0.9**epoch, **options)
+    optimizer, schedules = mv.ClipNorm(mv.Adam(1e-2), 10.0), {"lr": lambda epoch: 1e-2 * 0.9**epoch}
+    mv.fit(vae, x, epochs=arguments.epochs, samples=10, optimizer=optimizer, schedules=schedules)
     elbo = -vae.evaluate(x[:2000], samples=20).loss
     log_p = vae.log_likelihood(x[:20], samples=2000)
     return draws(vae, 4000), elbo, log_p
@@ -73,9 +66,10 @@ def fit(arguments, posterior):
 
 def draws(vae, n):
     """n draws of z given X, (n, 2)."""
-    eps = np.random.default_rng(1).standard_normal((n, 1, 2)).astype(np.float32)
-    stats = vae.encoder.forward(np.full((1, 1), X, np.float32))
-    return np.array(vae.posterior.sample(stats, eps)[:, 0])
+    params, eps = dict(vae.parameters) | vae.constants, np.random.default_rng(1).standard_normal((n, 1, 2), np.float32)
+    stats, _ = vae.encoder.forward(within(params, "encoder"), np.full((1, 1), X, np.float32))
+    (z, _), _ = vae.posterior.with_log_q(within(params, "posterior"), stats, eps)
+    return z[:, 0]
 
 
 def draw(samples, density, log_px):

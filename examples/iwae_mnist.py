@@ -51,13 +51,13 @@ def train(arguments, vae, dataset):
     history = mv.fit(
         vae,
         dataset.x_train,
-        dataset.x_test,
+        validation=dataset.x_test,
         epochs=len(rates),
         batch_size=20,
         samples=arguments.k,
         binarize=True,
         optimizer=mv.Adam(rates[0], eps=1e-4),
-        lr_schedule=lambda epoch: rates[epoch - 1],
+        schedules={"lr": lambda epoch: rates[epoch - 1]},
         callbacks=[print_epoch(len(rates))],
         **kept(arguments),
     )

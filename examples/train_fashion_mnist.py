@@ -30,7 +30,7 @@ def build(arguments, backend, n_pixels):
 
 
 def draw(arguments, vae, history, dataset):
-    from minivae import plots
+    from minivae.views import plots
 
     figures = {
         "loss_curves": plots.loss_curves(history, validation="test"),

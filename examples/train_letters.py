@@ -50,7 +50,7 @@ def fit(arguments, vae, x, **options):
     history = mv.fit(
         vae,
         x,
-        validation_split=HELD_OUT,
+        validation=HELD_OUT,
         patience=PATIENCE,
         epochs=arguments.epochs,
         batch_size=min(arguments.batch_size, len(x) // 2),
@@ -75,7 +75,7 @@ def print_test(vae, x):
 
 
 def draw(arguments, vae, history, dataset):
-    from minivae import plots
+    from minivae.views import plots
 
     names = [dataset.class_names[label] for label in dataset.y_test]
     figures = {
@@ -94,7 +94,7 @@ def draw_beside_digits(arguments, vae):
     """The latent plane of the letters beside that of a model of digits, trained here."""
     from matplotlib.figure import Figure
 
-    from minivae import plots
+    from minivae.views import plots
 
     print("digits, for comparison:")
     digits = data.load("sample", limit=arguments.limit)

@@ -1,28 +1,30 @@
-"""minivae: variational autoencoders with every gradient written by hand, on NumPy and on CuPy.
+"""minivae: variational autoencoders with every gradient written by hand in plain NumPy, compiled for cores and GPUs.
 
-Read it in this order: backend, parameters, layers, conv, divergences, likelihoods, posteriors, flows, bounds, vae,
-optimizers, binarization, training. `minivae.data` and `minivae.plots` stand apart and are imported by those who use
-them.
+Read `model` first: layers, gaussian, posteriors, likelihoods, bounds, vae, optimizers; then `training`; `engine` last.
+`minivae.data` and `minivae.views` stand apart and are imported by those who use them.
 """
 
-
-
-from .backend import get_backend
-from .binarization import binarize
-from .bounds import ELBO, ImportanceWeighted
-from .checkpoint import load
-from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
+from .engine import get_backend, rows
 from .errors import Interrupted, MiniVAEError
-from .flows import FlowPosterior, InverseAutoregressive, Planar
 from .gradcheck import gradcheck
-from .layers import Dense, ReLU, Sequential, Sigmoid, Tanh
-from .likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
-from .optimizers import SGD, Adam, RMSprop
-from .posteriors import DiagonalGaussian
-from .stopping import linear_warmup
-from .torch_weights import from_torch_state_dict, to_torch_state_dict
-from .training import History, fit
-from .vae import VAE, Losses
+from .model.binarization import binarize
+from .model.bounds import ELBO, Bound, ImportanceWeighted
+from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
+from .model.flows import Flow, FlowPosterior, InverseAutoregressive, Planar
+from .model.layers import Dense, Layer, ReLU, Sequential, Sigmoid, Tanh
+from .model.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Likelihood,
+    PredictedVarianceGaussian,
+    SharedVarianceGaussian,
+)
+from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
+from .model.posteriors import DiagonalGaussian, Posterior
+from .model.vae import VAE, Losses
+from .storage import from_torch_state_dict, load, save, to_torch_state_dict
+from .training import Checkpoint, History, fit, linear_warmup
 
 __version__ = "0.1.0"
 
@@ -32,21 +34,29 @@ __all__ = [
     "VAE",
     "Adam",
     "Bernoulli",
+    "Bound",
     "Categorical",
+    "Checkpoint",
+    "ClipNorm",
     "Conv2d",
     "ConvTranspose2d",
     "Dense",
     "DiagonalGaussian",
     "Flatten",
+    "Flow",
     "FlowPosterior",
     "Gaussian",
     "History",
     "ImportanceWeighted",
     "Interrupted",
     "InverseAutoregressive",
+    "Layer",
+    "Likelihood",
     "Losses",
     "MiniVAEError",
+    "Optimizer",
     "Planar",
+    "Posterior",
     "PredictedVarianceGaussian",
     "RMSprop",
     "ReLU",
@@ -62,5 +72,7 @@ __all__ = [
     "gradcheck",
     "linear_warmup",
     "load",
+    "rows",
+    "save",
     "to_torch_state_dict",
 ]

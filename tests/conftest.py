@@ -7,7 +7,7 @@ from minivae import get_backend
 
 MAKE_BACKEND = {
     "numpy": lambda: get_backend("numpy"),
-    "numba": lambda: pytest.importorskip("numba") and get_backend("numba"),
+    "numba": lambda: pytest.importorskip("llvmlite") and get_backend("numba"),
     "fake": fakegpu.backend,
     "cupy": lambda: get_backend("cupy"),
 }

@@ -2,7 +2,8 @@
 
 It computes with NumPy, but its arrays are a class of their own, so nothing crosses between host and device
 unseen. It has only functions that CuPy has, with CuPy's parameters, and it refuses what CuPy would do slowly,
-silently or not at all. `count()` tells what a piece of code cost. Streams record and replay CUDA graphs.
+silently or not at all. NumPy's functions find their way to it as they do to CuPy. `count()` tells what a piece of
+code cost. Streams record and replay CUDA graphs. The source of a RawModule is compiled for the processor and run.
 
     backend = fakegpu.backend()
     with backend.xp.count() as n:
@@ -17,10 +18,12 @@ import math
 import types
 import weakref
 
+import cuda_on_cpu
 import numpy as np
+import pytest
 
-from minivae._cublas import TF32_MATH, TRANSPOSE, Products
-from minivae.backend import CupyBackend
+from minivae.engine.backend import CupyBackend
+from minivae.engine.cublas import TF32_MATH, TRANSPOSE, Products
 
 
 class Refused(TypeError):
@@ -46,13 +49,6 @@ class Memory:
         self.address = data.ctypes.data
 
 
-class Kernel:
-    """A fused function while it is being made: what it does, and what it makes in registers."""
-
-    def __init__(self):
-        self.nodes, self.arrays, self.temporaries, self.written = [], {}, [], []
-
-
 class Device:
     """The state behind one fake module: what is counted, what is allocated, which stream is current."""
 
@@ -61,7 +57,6 @@ class Device:
         self.memory = weakref.WeakValueDictionary()  # address -> Memory
         self.null_stream = Stream(self)
         self.streams = [self.null_stream]
-        self.kernel = None  # the fused function being made
 
     # -- what costs something
 
@@ -72,10 +67,6 @@ class Device:
     @property
     def capturing(self):
         return self.streams[-1].nodes is not None
-
-    def refuse_while_fusing(self, what):
-        if self.kernel is not None:
-            raise Refused(f"a fused function holds elementwise operations only, not {what}")
 
     def refuse_while_capturing(self, what):
         if self.capturing:
@@ -88,10 +79,7 @@ class Device:
         poison = {"f": math.nan, "b": True}.get(dtype.kind)
         memory = Memory(np.full(shape, np.iinfo(dtype).max if poison is None else poison, dtype))
         self.memory[memory.address] = memory
-        if self.kernel is None:
-            self.count_allocation()
-        else:
-            self.kernel.temporaries.append(memory)
+        self.count_allocation()
         return Array(self, memory.data, memory)
 
     def count_allocation(self):
@@ -115,12 +103,8 @@ class Device:
             with np.errstate(all="ignore"):
                 work()
 
-        if self.kernel is not None:
-            self.kernel.nodes.append(node)
-            self.kernel.arrays.update({id(array._memory): array for array in arrays})
-        else:
-            self.tick("launches")
-            self.streams[-1].enqueue(node, arrays)
+        self.tick("launches")
+        self.streams[-1].enqueue(node, arrays)
 
     # -- what may be an operand
 
@@ -232,12 +216,8 @@ class Array:
     strides = property(lambda self: self._data.strides)
     flags = property(lambda self: self._data.flags)
     data = property(lambda self: types.SimpleNamespace(ptr=self._data.ctypes.data))
+    shape = property(lambda self: self._data.shape)
     T = property(lambda self: self.transpose())
-
-    @property
-    def shape(self):
-        self._device.refuse_while_fusing("a question for a shape")
-        return self._data.shape
 
     def __len__(self):
         return len(self._data)
@@ -250,8 +230,23 @@ class Array:
     def _refuse_host(self, *args, **kwargs):
         raise Refused("implicit conversion of a device array to the host: use backend.to_host")
 
-    __array__ = __array_ufunc__ = __array_function__ = _refuse_host
+    __array__ = _refuse_host
     __float__ = __int__ = __bool__ = __index__ = __complex__ = __iter__ = __contains__ = _refuse_host
+
+    # -- how NumPy's functions find their way here; as with CuPy, arrays of NumPy's are not taken
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **named):
+        function = getattr(self._device.module, ufunc.__name__)
+        if method != "__call__":
+            function = getattr(function, method)
+        if "out" in named:
+            (named["out"],) = named["out"]
+        return function(*inputs, **named)
+
+    def __array_function__(self, function, types, args, named):
+        if function.__module__ != "numpy":
+            raise Refused(f"{function.__module__}.{function.__name__} of a device array")
+        return getattr(self._device.module, function.__name__)(*args, **named)
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         self._device.synchronise()
@@ -275,12 +270,13 @@ class Array:
     # -- views
 
     def _view(self, data):
-        self._device.refuse_while_fusing("a view")
         if data.size and not np.may_share_memory(data, self._data):
             raise Refused("this view would need a copy: make the array contiguous yourself")
         return Array(self._device, data, self._memory)
 
     def __getitem__(self, key):
+        if isinstance(key, Array) and key.dtype.kind in "iu":
+            return self._device.module.take(self, key, axis=0)
         return self._view(self._data[self._basic(key)])
 
     @staticmethod
@@ -289,14 +285,18 @@ class Array:
         for part in key:
             if not (part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice))):
                 kind = type(part).__name__
-                raise Refused(f"index of type {kind}: a mask synchronises; for positions use take")
+                raise Refused(f"index of type {kind}: a mask synchronises; positions are one array of integers")
         return key if Ellipsis in key else (*key, Ellipsis)  # so that a single element is a view as well
 
     def reshape(self, *shape, order="C"):
-        return self._view(self._data.reshape(*shape, order=order))
+        data = self._data.reshape(*shape, order=order)
+        if data.size and not np.may_share_memory(data, self._data):
+            self._device.tick("copies")
+            return self.copy().reshape(*shape, order=order)
+        return Array(self._device, data, self._memory)
 
     def ravel(self, order="C"):
-        return self._view(self._data.reshape(-1, order=order))
+        return self.reshape(-1, order=order)
 
     def transpose(self, *axes):
         return self._view(self._data.transpose(*axes))
@@ -312,13 +312,18 @@ class Array:
 
     # -- work
 
+    def __matmul__(self, other):
+        return self._device.module.matmul(self, other)
+
+    def take(self, indices, axis=None, out=None):
+        return self._device.module.take(self, indices, axis, out)
+
     def __setitem__(self, key, value):
         _copyto(self._device, self if key is Ellipsis else self[key], value)
 
     def fill(self, value):
         if isinstance(value, Array):
             raise Refused("fill takes a number: use copyto")
-        self._device.refuse_while_fusing("fill: use copyto")
         _copyto(self._device, self, value)
 
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
@@ -340,8 +345,6 @@ class Array:
 
 
 def _copyto(device, dst, src, where=None):
-    if device.kernel is not None:
-        device.kernel.written.append(dst)
     (target,), source = device.check(dst), device.operand(src)
     arrays = [x for x in (dst, src, where) if isinstance(x, Array)]
     mask = True if where is None else device.check(where)[0]
@@ -372,18 +375,13 @@ class Ufunc:
         self._device.count_overlap(args, out)
         arrays = [x for x in (*args, out) if isinstance(x, Array)]
         target = out._data
-        if self._device.kernel is not None:
-            self._device.kernel.written.append(out)
-        self._device.launch(
-            lambda: self._ufunc(*operands, out=target, dtype=dtype, casting=casting), *arrays
-        )
+        self._device.launch(lambda: self._ufunc(*operands, out=target, dtype=dtype, casting=casting), *arrays)
         return out
 
     def _resolve(self, operands, out, dtype):
         """The dtype of the result; refuses to compute in float64 what is float32 before or after."""
         kinds = [type(x) if type(x) in (int, float) else np.asarray(x).dtype for x in operands]
         if dtype is not None:
-            self._device.refuse_while_fusing("dtype=")
             return np.dtype(dtype)
         resolved = self._ufunc.resolve_dtypes((*kinds, None))
         if np.dtype(np.float64) in resolved:
@@ -413,7 +411,6 @@ def _reduce(device, function, a, axis, out, keepdims, dtype=None):
 
 def _write(device, function, inputs, shape, dtype, out):
     """Launch `out[...] = function()`, into a new array where out is None."""
-    device.refuse_while_fusing("a reduction or a gather")
     if out is None:
         out = device.allocate(shape, dtype)
     else:
@@ -477,6 +474,7 @@ class FakeCupy:
 
     def __init__(self):
         self._device = Device()
+        self._device.module = self
         for name in UFUNCS:
             setattr(self, name, Ufunc(self._device, getattr(np, name)))
         self.abs = self.absolute
@@ -512,17 +510,17 @@ class FakeCupy:
     def ones(self, shape, dtype=float, order="C"):
         return self.full(shape, 1, dtype)
 
-    def empty_like(self, prototype, dtype=None):
-        return self.empty(prototype.shape, dtype or prototype.dtype)
+    def empty_like(self, prototype, dtype=None, order="K", subok=None, shape=None):
+        return self.empty(prototype.shape if shape is None else shape, dtype or prototype.dtype)
 
-    def zeros_like(self, a, dtype=None):
-        return self.zeros(a.shape, dtype or a.dtype)
+    def zeros_like(self, a, dtype=None, order="K", subok=None, shape=None):
+        return self.full_like(a, 0, dtype, shape=shape)
 
-    def ones_like(self, a, dtype=None):
-        return self.ones(a.shape, dtype or a.dtype)
+    def ones_like(self, a, dtype=None, order="K", subok=None, shape=None):
+        return self.full_like(a, 1, dtype, shape=shape)
 
-    def full_like(self, a, fill_value, dtype=None):
-        return self.full(a.shape, fill_value, dtype or a.dtype)
+    def full_like(self, a, fill_value, dtype=None, order="K", subok=None, shape=None):
+        return self.full(a.shape if shape is None else shape, fill_value, dtype or a.dtype)
 
     def array(self, obj, dtype=None):
         if isinstance(obj, Array):
@@ -606,9 +604,7 @@ class FakeCupy:
         operands = [self._device.operand(v) for v in (condition, x, y)]
         kinds = [v if isinstance(v, (int, float)) else v.dtype for v in operands[1:]]
         shape = np.broadcast_shapes(*map(np.shape, operands))
-        return _write(
-            self._device, lambda: np.where(*operands), (condition, x, y), shape, np.result_type(*kinds), None
-        )
+        return _write(self._device, lambda: np.where(*operands), (condition, x, y), shape, np.result_type(*kinds), None)
 
     def concatenate(self, tup, axis=0, out=None):
         return self._join(np.concatenate, tup, axis, out)
@@ -629,9 +625,6 @@ class FakeCupy:
     def sum(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return _reduce(self._device, np.sum, a, axis, out, keepdims, dtype=dtype)
 
-    def prod(self, a, axis=None, dtype=None, out=None, keepdims=False):
-        return _reduce(self._device, np.prod, a, axis, out, keepdims, dtype=dtype)
-
     def mean(self, a, axis=None, dtype=None, out=None, keepdims=False):
         return _reduce(self._device, np.mean, a, axis, out, keepdims, dtype=dtype)
 
@@ -641,73 +634,64 @@ class FakeCupy:
     def min(self, a, axis=None, out=None, keepdims=False):
         return _reduce(self._device, np.min, a, axis, out, keepdims)
 
-    def all(self, a, axis=None, out=None, keepdims=False):
-        return _reduce(self._device, np.all, a, axis, out, keepdims)
-
-    def any(self, a, axis=None, out=None, keepdims=False):
-        return _reduce(self._device, np.any, a, axis, out, keepdims)
-
-    def argmax(self, a, axis=None, dtype=None, out=None, keepdims=False):
-        return _reduce(self._device, np.argmax, a, axis, out, keepdims)
-
-    def cumsum(self, a, axis=None, dtype=None, out=None):
-        (data,) = self._device.check(a)
-        like = np.cumsum(np.zeros((1,) * data.ndim, a.dtype), axis, dtype)
-        shape = (data.size,) if axis is None else data.shape
-        return _write(self._device, lambda: np.cumsum(data, axis, dtype), (a,), shape, like.dtype, out)
-
     # -- products, which CuPy hands to its own cuBLAS
 
     def matmul(self, *args, out=None):
-        return self._product(np.matmul, *args, out=out)
-
-    def dot(self, a, b, out=None):
-        return self._product(np.dot, a, b, out=out)
-
-    def tensordot(self, a, b, axes=2):
-        return self._product(np.tensordot, a, b, axes=axes)
-
-    def _product(self, function, a, b, out=None, **options):
+        a, b = args
         if self._device.capturing:
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         left, right = self._device.check(a, b)
         for x in (a, b):
             if not (x.flags.c_contiguous or x.flags.f_contiguous):
                 self._device.tick("copies")
-        result = function(left, right, **options)
+        result = np.matmul(left, right)
         return _write(self._device, lambda: result, (a, b), result.shape, result.dtype, out)
 
-    # -- fusion
+    # -- kernels of one's own
 
-    def fuse(self, *args, **kwargs):
-        """Decorator, used as `@fuse` or `@fuse(kernel_name=...)`: elementwise operations become one kernel."""
-        if len(args) == 1 and not kwargs:
-            return lambda *operands: self._fused(args[0], operands)
-        if args:
-            raise Refused("fuse takes a function, or kernel_name= and then a function")
-        return lambda function: lambda *operands: self._fused(function, operands)
+    def RawModule(self, code=None, path=None, options=()):  # noqa: N802
+        return RawModule(self._device, code)
 
-    def _fused(self, function, operands):
-        self._device.kernel = kernel = Kernel()
-        try:
-            result = function(*operands)
-        finally:
-            self._device.kernel = None
-        loop = np.broadcast_shapes(*(x._data.shape for x in operands if isinstance(x, Array)))
-        for array in kernel.written:
-            if array._memory not in kernel.temporaries and array.shape != loop:
-                raise Refused(f"a fused function over {loop} writes to {array.shape}, many times each element")
-        for array in result if isinstance(result, tuple) else (result,):
-            if isinstance(array, Array) and array._memory in kernel.temporaries:
-                self._device.count_allocation()
-        nodes, temporaries = kernel.nodes, kernel.temporaries
 
-        def work(kept=temporaries):
-            for node in nodes:
-                node()
+class RawModule:
+    """cupy.RawModule: CUDA source with kernels in it, which is truly run, on the processor; see cuda_on_cpu.py."""
 
-        self._device.launch(work, *kernel.arrays.values())
-        return result
+    def __init__(self, device, code):
+        if not cuda_on_cpu.COMPILER:
+            pytest.skip("the imaginary GPU runs the source of kernels, which needs a C compiler: gcc, cc or clang")
+        self._device, self._code = device, code
+
+    def get_function(self, name):
+        return RawKernel(self._device, cuda_on_cpu.compiled(self._code)[name])
+
+
+C_TYPES = {
+    "float32": "float*", "float64": "double*", "bool": "bool*", "int8": "signed char*", "uint8": "unsigned char*",
+    "int16": "short*", "uint16": "unsigned short*", "int32": "int*", "uint32": "unsigned int*", "int64": "long long*",
+}  # fmt: skip
+
+
+class RawKernel:
+    """cupy.RawKernel: a kernel; a GPU would not notice arguments of another type, or memory that is not theirs."""
+
+    def __init__(self, device, function):
+        self._device, self._function = device, function
+
+    def __call__(self, grid, block, args):
+        (threads,) = block
+        if not all(type(n) is int and n > 0 for n in (*grid, threads)) or len(grid) != 2 or grid[1] > 65535:
+            raise Refused(f"a grid of {grid} blocks of {threads} threads")
+        if threads > cuda_on_cpu.MAX_THREADS:
+            raise Refused(f"{threads} threads in a block: at most {cuda_on_cpu.MAX_THREADS}")
+        self._device.check(*args)
+        types = [C_TYPES[x.dtype.name] for x in args]
+        if types != self._function.types:
+            raise Refused(f"{self._function.name} takes {self._function.types}, got {types}")
+        pointers, bounds = [x.data.ptr for x in args], []
+        for x in args:
+            first = (x._memory.address - x.data.ptr) // x.itemsize
+            bounds.append((first, first + x._memory.data.nbytes // x.itemsize))
+        self._device.launch(self._function.prepare(grid, threads, pointers, bounds), *args)
 
 
 class Cuda:
@@ -735,13 +719,6 @@ class Cuda:
     def alloc(self, size):
         self._device.count_allocation()
         return types.SimpleNamespace(ptr=1)  # no memory behind it, because nothing reads a workspace
-
-    def MemoryPool(self, allocator=None):
-        return types.SimpleNamespace(malloc=self.alloc)
-
-    @contextlib.contextmanager
-    def using_allocator(self, allocator=None):
-        yield
 
 
 class FakeCublas:
@@ -788,10 +765,8 @@ class FakeCublas:
             raise Refused("matmul: out overlaps an operand")
         left = a._data.T if a_op == TRANSPOSE else a._data
         right = b._data.T if b_op == TRANSPOSE else b._data
-        target, scale, keep = c._data, dtype(alpha._obj.value), beta._obj.value
-        if keep != 0:
-            raise Refused("matmul: out would be added to")
-        self._device.launch(lambda: np.copyto(target, scale * (left @ right)), a, b, c)
+        target, scale, keep = c._data, dtype(alpha._obj.value), dtype(beta._obj.value)
+        self._device.launch(lambda: np.copyto(target, scale * (left @ right) + (keep * target if keep else 0)), a, b, c)
         return 0
 
     def _matrix(self, dtype, address, shape, leading):

@@ -1,48 +1,73 @@
-"""Finds races in a list of instructions without running it: by which bytes each thread would touch.
+"""Finds races in a list of instructions, in two ways that need no luck and no threads.
 
-Between two joins no thread may read or write a byte that another one writes. A list says of each instruction which
-arrays it reads and writes and how the threads share them out (`Access`), where each thread's share begins, and whether
-all threads join afterwards. So a race shows here on any machine, with any luck, and with as many threads as one likes.
+Between two joins no thread may read or write a byte that another one writes. `races` tells it from what the list says
+of each instruction: which arrays it reads and writes, and where each thread's share begins. `in_turn` runs the list in
+one thread, in each phase first all that one thread has to do, then the next: where the order of the threads makes a
+difference, there is a race, whatever the list says.
 """
+
+import ctypes
+import math
 
 import numpy as np
 
 
-def races(program):
-    """What is wrong with a program, a text for each race; an empty list where nothing is."""
+def phases(loops):
+    """The numbers of the instructions between two joins."""
     found, phase = [], []
-    for number, (step, accesses) in enumerate(zip(program._list, program.accesses, strict=True)):
-        phase.append((number, step["bounds"], accesses))
-        if step["join"]:
-            found += _races_within(phase, program.n_workers)
+    for number, step in enumerate(loops.instructions):
+        phase.append(number)
+        if step.join:
+            found.append(phase)
             phase = []
-    found += _races_within(phase, program.n_workers)
-    late = [number for number, bounds, _ in phase if bounds[program.n_workers] > bounds[1]]
-    return found + [f"helpers may still be at instruction {number} when the program ends" for number in late]
+    return [*found, phase] if phase else found
+
+
+def races(loops):
+    """What is wrong with a list, a text for each race; an empty list where nothing is."""
+    found = []
+    for phase in phases(loops):
+        found += _races_within([(number, loops.instructions[number]) for number in phase], loops.n_workers)
+    if not loops.instructions[-1].join:
+        found.append("helpers may still be at work when the list ends")
+    return found
 
 
 def _races_within(phase, n_workers):
     """The races of instructions between two joins."""
-    active = [w for w in range(n_workers) if any(bounds[w] < bounds[w + 1] for _, bounds, _ in phase)]
-    if len(active) < 2:
-        return []
-    touched = {w: [] for w in active}  # (first byte, last byte, writes, instruction)
-    for number, bounds, accesses in phase:
-        for w in active:
-            if bounds[w] < bounds[w + 1]:
-                for array, axis, writes in accesses:
-                    part = array
-                    if axis is not None:
-                        part = array[(slice(None),) * axis + (slice(bounds[w], bounds[w + 1]),)]
-                    touched[w].append((*_runs(part), writes, number))
+    touched = {w: [] for w in range(n_workers)}  # (starts of runs of bytes, their length, writes, instruction)
+    for number, step in phase:
+        for w in range(n_workers):
+            start, stop = step.shares[w : w + 2]
+            for access in step.accesses if start < stop else ():
+                for block in blocks(access.array, access.outer, start, stop):
+                    touched[w].append((*_runs(block), access.writes, number))
     found = []
-    for writer in active:
+    for writer in range(n_workers):
         writes = [(starts, size, number) for starts, size, writes, number in touched[writer] if writes]
-        for other in active:
+        for other in range(n_workers):
             if other != writer:
                 for starts, size, _, number in touched[other]:
                     clashes = [n for s, length, n in writes if _overlap(s, length, starts, size)]
                     found += [f"thread {writer} writes in {n} what thread {other} touches in {number}" for n in clashes]
+    return found
+
+
+def blocks(array, outer, start, stop):
+    """The parts of an array that are the elements [start, stop) of its first `outer` axes, taken as one."""
+    if outer == 0:
+        return [array]
+    if outer == 1:
+        return [array[start:stop]]
+    rest = math.prod(array.shape[1:outer])
+    first, last = -(-start // rest), stop // rest  # those that are touched as a whole
+    if first > last:
+        return blocks(array[last], outer - 1, start - last * rest, stop - last * rest)
+    found = [array[first:last]] if first < last else []
+    if start < first * rest:
+        found += blocks(array[first - 1], outer - 1, start - (first - 1) * rest, rest)
+    if stop > last * rest:
+        found += blocks(array[last], outer - 1, 0, stop - last * rest)
     return found
 
 
@@ -69,3 +94,15 @@ def _overlap(starts, size, others, other_size):
     i = np.searchsorted(others + other_size, starts, side="right")
     behind = i < len(others)
     return bool((others[i[behind]] < starts[behind] + size).any())
+
+
+def in_turn(loops, order):
+    """Run a list once in this thread: in each phase all that the first thread of `order` has to do, then the next."""
+    kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    words = loops.compiled().tolist()
+    for phase in phases(loops):
+        for w in order:
+            for number in phase:
+                start, stop = loops.instructions[number].shares[w : w + 2]
+                if start < stop:
+                    kernel(words[number][0])(words[number][1], start, stop)

@@ -88,10 +88,10 @@ def random_training(seed):
     options = {
         "batch_size": max(min(batch_size, n), n // 12),  # a dozen steps or so
         "samples": pick(1, 1, 2, 3),
-        "clip_norm": pick(None, None, 0.5, 100.0),
-        "binarize": rng.random() < 0.25,
-        "y_train": None if n_classes is None else rng.integers(n_classes, size=n),
     }
+    limit, options["binarize"] = pick(None, None, 0.5, 100.0), rng.random() < 0.25
+    if n_classes is not None:
+        x = x, rng.integers(n_classes, size=n)
 
     def arguments():
         optimizers = {
@@ -100,6 +100,8 @@ def random_training(seed):
             "RMSprop": lambda: mv.RMSprop(1e-3),
             "Adam": lambda: mv.Adam(1e-3),
         }
-        return x, {"epochs": 1, "progress": False, "optimizer": optimizers[optimizer](), **options}
+        chosen = optimizers[optimizer]()
+        chosen = mv.ClipNorm(chosen, limit) if limit else chosen
+        return x, {"epochs": 1, "progress": False, "optimizer": chosen, **options}
 
     return make, arguments

@@ -1,0 +1,1 @@
+"""The mathematics: what a VAE computes, forward and backward, as equations on arrays."""

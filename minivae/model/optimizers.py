@@ -1,0 +1,148 @@
+"""SGD, RMSprop and Adam: each a pure update of all parameters at once.
+
+    p, state = optimizer.update(g, p, state)
+
+g and p are the flat arrays (P,) of all gradients and all parameters; `state` maps names to arrays, of which "lr" (1,)
+is the learning rate. Whatever changes from step to step is in these arrays and nowhere else; settings such as momentum
+are Python numbers, which never change.
+"""
+
+import math
+
+import numpy as np
+
+from ..errors import MiniVAEError
+
+
+class Optimizer:
+    """What all share: the learning rate. One of your own needs `update`, and `fresh_state` where it keeps arrays."""
+
+    def __init__(self, lr):
+        self.lr = self._positive("lr", lr)
+
+    def _positive(self, name, value, below=math.inf):
+        if not 0 < value < below:
+            raise MiniVAEError(
+                f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {value!r}"
+            )
+        return float(value)
+
+    def fresh_state(self, p):
+        """NumPy arrays by name, beside "lr", for parameters like the NumPy array p (P,)."""
+        return {}
+
+    def update(self, g, p, state):
+        """The parameters and the state after one step."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if wanted.
+
+    velocity = momentum velocity + g,   p -= lr velocity
+    """
+
+    def __init__(self, lr=1e-2, momentum=0.0):
+        super().__init__(lr)
+        if not 0 <= momentum < 1:
+            raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {momentum!r}")
+        self.momentum = float(momentum)
+
+    def fresh_state(self, p):
+        return {"velocity": np.zeros_like(p)} if self.momentum else {}
+
+    def update(self, g, p, state):
+        if self.momentum:
+            velocity = self.momentum * state["velocity"] + g
+            return p - state["lr"] * velocity, state | {"velocity": velocity}
+        return p - state["lr"] * g, state
+
+
+class RMSprop(Optimizer):
+    """Steps divided by the root of a running mean of squared gradients.
+
+        v = rho v + (1 - rho) g^2,   p -= lr g / sqrt(v + eps)
+
+    eps stands inside the root, as in Keras; PyTorch divides by sqrt(v) + eps instead, and calls rho alpha.
+
+    The state is w = (v + eps) / (1 - rho), for which
+        w = rho w + g^2 + eps,   p -= lr / sqrt(1 - rho) g / sqrt(w):
+    as many passes, and none ever meets a subnormal number, which would make the root twice as slow.
+    Source: Tieleman & Hinton 2012, lecture 6e.
+    """
+
+    def __init__(self, lr=1e-3, rho=0.9, eps=1e-7):
+        super().__init__(lr)
+        self.rho, self.eps = self._positive("rho", rho, below=1), self._positive("eps", eps)
+
+    def fresh_state(self, p):
+        return {"w": np.full_like(p, self.eps / (1 - self.rho))}
+
+    def update(self, g, p, state):
+        rate = state["lr"] * (1 / math.sqrt(1 - self.rho))
+        w = self.rho * state["w"] + (g**2 + self.eps)
+        return p - rate * (g / np.sqrt(w)), state | {"w": w}
+
+
+class Adam(Optimizer):
+    """Steps along a running mean of gradients, divided by the root of one of squared gradients.
+
+        m = beta1 m + (1 - beta1) g,        v = beta2 v + (1 - beta2) g^2
+        p -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    eps is added to the root, as in the paper and in PyTorch; Keras adds it before the bias correction.
+
+    The state is m / (1 - beta1) and v / (1 - beta2), which saves two passes; with c = sqrt((1 - beta2^t) / (1 - beta2))
+    the step is then  lr (1 - beta1) c / (1 - beta1^t) m / (sqrt(v) + c eps).
+    Source: Kingma & Ba 2015, algorithm 1.
+    """
+
+    def __init__(self, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+        super().__init__(lr)
+        self.beta1 = self._positive("beta1", beta1, below=1)
+        self.beta2 = self._positive("beta2", beta2, below=1)
+        self.eps = self._positive("eps", eps)
+
+    def fresh_state(self, p):
+        # "powers" are beta1^t and beta2^t: in float32, 1 - beta2^t would lose half its digits in the first steps.
+        return {"m": np.zeros_like(p), "v": np.zeros_like(p), "powers": np.ones(2, "float64")}
+
+    def update(self, g, p, state):
+        power1, power2 = state["powers"][:1] * self.beta1, state["powers"][1:] * self.beta2
+        c = np.sqrt((1 - power2) / (1 - self.beta2))
+        rate = (c / (1 - power1) * (1 - self.beta1) * state["lr"]).astype(p.dtype)
+        c_eps = (c * self.eps).astype(p.dtype)
+        m = self.beta1 * state["m"] + g
+        v = self.beta2 * state["v"] + g**2
+        powers = np.concatenate([power1, power2])
+        return p - rate * (m / (np.sqrt(v) + c_eps)), state | {"m": m, "v": v, "powers": powers}
+
+
+def clip_by_norm(g, limit):
+    """Gradients, scaled down together where their norm is larger than a limit.
+
+        g min(1, limit / |g|),   |g| = sqrt(sum of all g^2)
+
+    g (P,), limit a float.  Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
+    """
+    norm = np.sqrt(np.sum(g**2, keepdims=True))
+    return g * (limit / np.maximum(norm, limit))
+
+
+class ClipNorm(Optimizer):
+    """Another optimizer, which sees the gradients clipped to a norm of at most `limit`; see `clip_by_norm`."""
+
+    def __init__(self, optimizer, limit=1.0):
+        if not isinstance(optimizer, Optimizer):
+            raise MiniVAEError(f"ClipNorm: optimizer should be one such as Adam(1e-3), got {optimizer!r}")
+        self.optimizer, self.limit = optimizer, self._positive("limit", limit)
+
+    @property
+    def lr(self):
+        return self.optimizer.lr
+
+    def fresh_state(self, p):
+        return self.optimizer.fresh_state(p)
+
+    def update(self, g, p, state):
+        return self.optimizer.update(clip_by_norm(g, self.limit), p, state)

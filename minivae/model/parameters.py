@@ -1,0 +1,124 @@
+"""One flat array of values and one of gradients, with a named view for each tensor; and what owns such tensors.
+
+The optimizers see the flat arrays, the layers their own views.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..errors import MiniVAEError
+from ..randomness import INITIALISATION, generator
+
+
+class Parameters(Mapping):
+    """A mapping from names such as "encoder.0.W" to views into one flat array, `flat`.
+
+    shapes : dict of name -> shape; the views lie in `flat` in this order, without gaps.
+    """
+
+    def __init__(self, backend, shapes, dtype):
+        self.backend, self.dtype, self.shapes = backend, np.dtype(dtype), dict(shapes)
+        self.flat = backend.zeros((sum(map(math.prod, self.shapes.values())),), self.dtype)
+        self._views = self.named(self.flat)
+
+    def named(self, flat):
+        """The views into any array of the same length as `flat`, by name."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + math.prod(shape)
+            views[name] = flat[start:stop].reshape(shape)
+            start = stop
+        return views
+
+    def __getitem__(self, name):
+        try:
+            return self._views[name]
+        except KeyError:
+            raise KeyError(f"{name!r}: the tensors are {', '.join(self._views)}") from None
+
+    def __iter__(self):
+        return iter(self._views)
+
+    def __len__(self):
+        return len(self._views)
+
+    def load(self, arrays):
+        """Copy NumPy arrays, given by name, into the views; names and shapes must agree exactly."""
+        missing, unknown = self._views.keys() - arrays.keys(), arrays.keys() - self._views.keys()
+        if missing or unknown:
+            raise MiniVAEError(
+                f"tensors do not fit this model: missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
+        for name, view in self._views.items():
+            if arrays[name].shape != view.shape:
+                raise MiniVAEError(f"tensor {name!r} should be {view.shape}, got {arrays[name].shape}")
+        for name, view in self._views.items():
+            self.backend.upload(np.asarray(arrays[name], self.dtype), out=view)
+
+    def to_host(self):
+        """A dict of name -> NumPy copy."""
+        return {name: np.array(self.backend.to_host(view)) for name, view in self._views.items()}
+
+
+class Part:
+    """What a model is made of: a layer, a likelihood, a posterior, a bound, a flow.
+
+    It says which parameters and constants it needs and computes with those that it is handed, as a mapping from names
+    to arrays; it keeps no array itself. So one part may serve many models, batches and threads at once.
+    """
+
+    def shapes(self):
+        """The shapes of its parameters: {"W": (n_in, n_out), ...}."""
+        return {}
+
+    def initial(self, rng):
+        """The parameters' initial values by name, NumPy arrays drawn with the NumPy generator `rng`."""
+        return {}
+
+    def constant_arrays(self):
+        """Arrays that never change, such as masks, by name: handed in with the parameters, on the device."""
+        return {}
+
+
+class Composite(Part):
+    """A part made of others: the parameter "W" of the one called "0" is "0.W"."""
+
+    def parts(self):
+        """The parts by name."""
+        raise NotImplementedError
+
+    def shapes(self):
+        return joined({name: part.shapes() for name, part in self.parts().items()})
+
+    def initial(self, rng):
+        return joined({name: part.initial(rng) for name, part in self.parts().items()})
+
+    def constant_arrays(self):
+        return joined({name: part.constant_arrays() for name, part in self.parts().items()})
+
+
+def within(params, name):
+    """What a mapping holds for one part: {"W": ...} for the part "0" of {"0.W": ..., "2.W": ...}."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in params.items() if key.startswith(start)}
+
+
+def joined(of_parts):
+    """The inverse of `within` for all parts: {"0.W": ...} for {"0": {"W": ...}}."""
+    return {f"{name}.{key}": value for name, values in of_parts.items() for key, value in values.items()}
+
+
+def allocate(parts, backend, dtype, seed):
+    """Parameters, gradients and constants of several parts, given by name, with initial values keyed by `seed`.
+
+    Values are drawn on the host in float64, so all backends and both dtypes start equal up to rounding.
+    """
+    rng = generator(seed, INITIALISATION)
+    shapes = joined({name: part.shapes() for name, part in parts.items()})
+    values = joined({name: part.initial(rng) for name, part in parts.items()})
+    constants = joined({name: part.constant_arrays() for name, part in parts.items()})
+    parameters, gradients = Parameters(backend, shapes, dtype), Parameters(backend, shapes, dtype)
+    parameters.load(values)
+    return parameters, gradients, {name: backend.asarray(value, dtype) for name, value in constants.items()}

@@ -1,0 +1,81 @@
+"""q(z given x), made from the encoder's statistics: the diagonal Gaussian, sampled by the reparameterization step."""
+
+import numpy as np
+
+from ..errors import MiniVAEError
+from .gaussian import free_bits_kl, gaussian_sample_log_prob, hold, reparameterize
+from .parameters import Part
+
+
+class Posterior(Part):
+    """q(z given x).
+
+    latent_dim(stats_dim) -> D
+    split(stats) -> mu, log_var                                  (B, D) each: where q lies and how wide it is
+    with_log_q(params, stats, eps) -> (z, log_q), backward       z (L, B, D) for noise eps (L, B, D), log q(z) (L, B)
+        backward(dz, dlog_q) -> dstats, grads
+    with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
+        backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against N(0, I)
+                                                                 and what free bits add to it, (B,) each
+    """
+
+    has_analytic_kl = False
+
+    def latent_dim(self, stats_dim):
+        """D for a row of statistics; raises MiniVAEError where it does not fit."""
+        raise NotImplementedError
+
+    def split(self, stats):
+        raise NotImplementedError
+
+    def with_log_q(self, params, stats, eps):
+        raise NotImplementedError
+
+
+class DiagonalGaussian(Posterior):
+    """q(z given x) = N(mu, diag(exp(log_var))) for stats (B, 2D): mu first, then log_var.
+
+    log_var is held within [-80, 80]; outside, its gradient is 0.
+    """
+
+    has_analytic_kl = True
+
+    def latent_dim(self, stats_dim):
+        if stats_dim % 2:
+            raise MiniVAEError(
+                f"the encoder's last layer should give (B, 2D), mu first and then log_var; got (B, {stats_dim}): "
+                "make its width even"
+            )
+        return stats_dim // 2
+
+    def split(self, stats):
+        mu, log_var, _ = self._split(stats)
+        return mu, log_var
+
+    def _split(self, stats):
+        """mu, log_var, and the way back: dmu, dlog_var -> dstats."""
+        D = stats.shape[1] // 2
+        log_var, hold_backward = hold(stats[:, D:])
+        return stats[:, :D], log_var, lambda dmu, dlog_var: np.concatenate([dmu, hold_backward(dlog_var)], axis=1)
+
+    def with_log_q(self, params, stats, eps):
+        mu, log_var, split_backward = self._split(stats)
+        z, z_backward = reparameterize(mu, log_var, eps)
+        log_q, log_q_backward = gaussian_sample_log_prob(eps, log_var)
+
+        def backward(dz, dlog_q):
+            dmu, dlog_var = z_backward(dz)
+            return split_backward(dmu, dlog_var + log_q_backward(dlog_q)), {}
+
+        return (z, log_q), backward
+
+    def with_kl(self, params, stats, eps, free_bits=0.0):
+        mu, log_var, split_backward = self._split(stats)
+        z, z_backward = reparameterize(mu, log_var, eps)
+        (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits)
+
+        def backward(dz, dkl):
+            (dmu, dlog_var), (dmu_of_kl, dlog_var_of_kl) = z_backward(dz), kl_backward(dkl)
+            return split_backward(dmu + dmu_of_kl, dlog_var + dlog_var_of_kl), {}
+
+        return (z, kl, floor), backward

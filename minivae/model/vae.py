@@ -1,0 +1,517 @@
+"""The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
+
+import math
+import sys
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..engine import get_backend
+from ..errors import MiniVAEError
+from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
+from .bounds import ELBO, Bound
+from .gaussian import standard_normal_log_prob
+from .labels import Labels, append_labels
+from .layers import Sequential
+from .likelihoods import Bernoulli, Likelihood
+from .parameters import allocate, joined, within
+from .posteriors import DiagonalGaussian, Posterior
+
+# Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
+INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
+CHECKED_ROWS = 10_000  # of x at a time
+
+
+# Overflow shows in the results, which are checked: that says more than a warning, and works on a GPU too.
+unwarned = np.errstate(over="ignore", invalid="ignore")
+
+
+def finite(name, values):
+    """The NumPy array `values`; raises MiniVAEError where one of them is a NaN or an infinity."""
+    if not np.isfinite(values).all():
+        raise MiniVAEError(
+            f"{name} is not finite: the model's weights are damaged or, like x or z, too large. Go back to weights "
+            'that worked, scale the data to about 1, or use dtype="float64"'
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Averages over examples (of `score`, arrays), in nats per example; loss is what training minimises."""
+
+    loss: float
+    reconstruction: float
+    kl: float
+
+    @property
+    def negative_elbo(self):
+        """reconstruction + kl: -ELBO, whatever beta is."""
+        return self.reconstruction + self.kl
+
+    def as_columns(self, prefix):
+        """A dict with the keys prefix_loss, prefix_reconstruction, prefix_kl."""
+        return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
+
+
+def to_unit(pixels, dtype):
+    """x in the model's dtype; uint8 pixels are divided by 255."""
+    return pixels.astype(dtype) * (1 / 255) if pixels.dtype == np.uint8 else pixels.astype(dtype)
+
+
+class VAE:
+    """A variational autoencoder.
+
+        loss = mean over the batch of  beta KL(q(z given x) || p(z)) - E_q[log p(x given z)]
+
+    encoder    : a list of layers; the last gives the posterior's statistics, (B, 2D), mu first, then log_var
+    decoder    : a list of layers from z (rows, D) to the likelihood's parameters (rows, P)
+    likelihood : p(x given z), Bernoulli() from logits by default
+    beta       : the weight of the KL; may be changed at any time through `vae.beta`
+    posterior  : q(z given x), DiagonalGaussian() by default
+    bound      : ELBO() by default, or ImportanceWeighted()
+    kl         : "analytic", or "monte-carlo" (log q - log p at the samples); None takes what the parts need
+    free_bits  : training counts the KL of each latent dimension, averaged over the batch, as at least so many nats,
+                 so that none is given up early (Kingma et al. 2016); only the loss in training shows it
+    backend    : "numpy", "cupy", "auto" or a backend
+    dtype      : "float32" or "float64"
+    seed       : an integer that keys the initial values and all noise
+    n_classes  : makes the model conditional, p(x given z, y) and q(z given x, y), on labels y = 0 .. n_classes - 1,
+                 (N,) or one number for all rows. Encoder and decoder get them one-hot behind x and z, so their first
+                 layers are n_classes wider, and all methods want y=
+
+    `parameters` and `gradients` map names such as "encoder.0.W" to views of the flat arrays in their `.flat`.
+    Every method takes and returns NumPy arrays, on either backend, in batches of any size. x is (B, X), or
+    (B, ...) with X values a row; uint8 is read as pixels and divided by 255.
+    Source: Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        decoder,
+        likelihood=None,
+        beta=1.0,
+        posterior=None,
+        bound=None,
+        kl=None,
+        free_bits=0.0,
+        backend="numpy",
+        dtype="float32",
+        seed=0,
+        n_classes=None,
+    ):
+        self.backend = get_backend(backend)
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise MiniVAEError(f'dtype should be "float32" or "float64", got {dtype!r}')
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise MiniVAEError(f"VAE: seed should be an integer of at least 0, got {seed!r}")
+        self.seed = int(seed)
+        self.n_classes, self.labels = n_classes, Labels(n_classes)
+        self.encoder = Sequential(encoder)
+        self.decoder = Sequential(decoder)
+        self.likelihood = likelihood or Bernoulli()
+        self.posterior = posterior or DiagonalGaussian()
+        self.bound = bound or ELBO()
+        self._check_parts()
+        self.analytic = self._choose_kl(kl)
+        self.free_bits = self._check_free_bits(free_bits)
+        self.input_dim, self.latent_dim = self._check_sizes()
+        self.inference_rows = max(1, min(INFERENCE_ROWS, INFERENCE_VALUES // self._widest()))
+        self.parts = {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "posterior": self.posterior,
+            "likelihood": self.likelihood,
+            "bound": self.bound,
+        }
+        self.parameters, self.gradients, self.constants = allocate(self.parts, self.backend, self.dtype, seed)
+        self.beta_array = self.backend.zeros((1,), self.dtype)
+        self.beta = beta
+        self._noise = generator(seed, CALL_NOISE)
+
+    # ------------------------------------------------------------------------------------ construction
+
+    def _check_parts(self):
+        for name, part, kind in (
+            ("likelihood", self.likelihood, Likelihood),
+            ("posterior", self.posterior, Posterior),
+            ("bound", self.bound, Bound),
+        ):
+            if not isinstance(part, kind):
+                raise MiniVAEError(
+                    f"VAE: {name} should be an instance such as {kind.__name__}(), got {part!r}"
+                )
+
+    def _choose_kl(self, kl):
+        needs_samples = self.bound.needs_samples or not self.posterior.has_analytic_kl
+        kl = kl or ("monte-carlo" if needs_samples else "analytic")
+        if kl not in ("analytic", "monte-carlo"):
+            raise MiniVAEError(f'VAE: kl should be "analytic", "monte-carlo" or None, got {kl!r}')
+        if kl == "analytic" and needs_samples:
+            raise MiniVAEError(
+                f"VAE: {type(self.bound).__name__} with {type(self.posterior).__name__} has no analytic KL: "
+                'leave kl out or use kl="monte-carlo"'
+            )
+        return kl == "analytic"
+
+    def _check_free_bits(self, free_bits):
+        if not 0 <= free_bits < math.inf:
+            raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {free_bits!r}")
+        if free_bits and not self.analytic:
+            raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
+        return float(free_bits)
+
+    def _check_sizes(self):
+        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if part.input_shape is None:
+                raise MiniVAEError(f"VAE: the {name} has no layer that fixes its input size, such as Dense")
+        stats_shape = self.encoder.output_shape(self.encoder.input_shape)
+        if len(stats_shape) != 1:
+            raise MiniVAEError(
+                f"VAE: the encoder should give (B, 2D), got (B, {', '.join(map(str, stats_shape))}): end it with "
+                "Flatten() and a Dense"
+            )
+        (stats_dim,) = stats_shape
+        latent_dim = self.posterior.latent_dim(stats_dim)
+        n_classes = self.labels.n_classes
+        if self.decoder.input_shape != (latent_dim + n_classes,):
+            labels = f" and has {n_classes} classes behind it" if n_classes else ""
+            raise MiniVAEError(
+                f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}){labels}, but the decoder takes "
+                f"(B, {', '.join(map(str, self.decoder.input_shape))}): the encoder's last layer should be "
+                "twice as wide as the decoder's first" + " without the classes" * bool(n_classes)
+            )
+        input_dim = self.encoder.input_shape[0] - n_classes
+        if input_dim < 1:
+            raise MiniVAEError(
+                f"VAE: the encoder takes (B, {input_dim + n_classes}), which leaves no room for x beside {n_classes} "
+                "classes: its first layer should be n_classes wider than x"
+            )
+        wanted = (self.likelihood.params_dim(input_dim),)
+        got = self.decoder.output_shape(self.decoder.input_shape)
+        if got != wanted:
+            raise MiniVAEError(
+                f"VAE: {type(self.likelihood).__name__} of {input_dim} values a row needs a decoder output of "
+                f"(B, {wanted[0]}), got (B, {', '.join(map(str, got))})"
+            )
+        return input_dim, latent_dim
+
+    def _widest(self):
+        """The largest number of values in a row between two layers."""
+        widths = [self.input_dim]
+        for part in (self.encoder, self.decoder):
+            shape = part.input_shape
+            for layer in part.layers:
+                shape = layer.output_shape(shape)
+                widths.append(math.prod(shape))
+        return max(widths)
+
+    @property
+    def beta(self):
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta):
+        if not 0 <= beta < float("inf"):
+            raise MiniVAEError(f"VAE: beta should be a finite number of at least 0, got {beta!r}")
+        self._beta = float(beta)
+        self.beta_array.fill(self._beta)
+
+    # --------------------------------------------------------------------------------------- the passes
+
+    def forward(self, params, x, eps, beta, y=None, free_bits=0.0):
+        """The loss of each example and its two parts, and the backward pass of the loss.
+
+        params : arrays by name, parameters and constants;  x (B, X);  eps (L, B, D), noise;  beta (1,)
+        y      : one-hot labels (B, C), for a model with classes
+        Returns (loss, reconstruction, kl), each (B,), nats, and backward(dloss (B,)) -> the gradients by name.
+
+        The chain rule from end to start: the loss depends on log p(x given z) and the KL; the first on the decoder's
+        output, which depends on z; z and the KL depend on the encoder's output.
+        """
+        (L, B, _), of = eps.shape, {name: within(params, name) for name in self.parts}
+
+        stats, encoder_backward = self.encoder.forward(of["encoder"], self._with_labels(x, y)[0])
+        if self.analytic:
+            (z, kl, floor), z_backward = self.posterior.with_kl(of["posterior"], stats, eps, free_bits)
+        else:
+            (z, log_q), z_backward = self.posterior.with_log_q(of["posterior"], stats, eps)
+            log_pz, prior_backward = standard_normal_log_prob(z)
+            kl = log_q - log_pz
+        z_and_y, labels_backward = self._with_labels(z, y)
+        out, decoder_backward = self.decoder.forward(of["decoder"], z_and_y.reshape(L * B, -1))
+        log_px, likelihood_backward = self.likelihood.log_prob(of["likelihood"], x, out.reshape(L, B, -1))
+        (loss, reconstruction, mean_kl), bound_backward = self.bound.loss(log_px, kl, beta)
+        if free_bits:
+            loss = loss + beta * floor
+
+        def backward(dloss):
+            grads = {}
+            dlog_px, dkl = bound_backward(dloss)
+            dout, grads["likelihood"] = likelihood_backward(dlog_px)
+            dz_and_y, grads["decoder"] = decoder_backward(dout.reshape(L * B, -1))
+            dz = labels_backward(dz_and_y.reshape(L, B, -1))
+            if not self.analytic:
+                dz = dz + prior_backward(-dkl)  # kl = log q - log p(z)
+            dstats, grads["posterior"] = z_backward(dz, dkl)
+            _, grads["encoder"] = encoder_backward(dstats)
+            return joined(grads)
+
+        return (loss, reconstruction, mean_kl), backward
+
+    def _with_labels(self, x, y):
+        """x with the labels behind it, or as it is for a model without classes; and the way back."""
+        return append_labels(x, y) if self.labels.n_classes else (x, lambda dx: dx)
+
+    def losses_and_gradients(self, params, x, eps, beta, y=None):
+        """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order."""
+        losses, backward = self.forward(params, x, eps, beta, y, self.free_bits)
+        grads = backward(np.full_like(losses[0], 1 / x.shape[0]))
+        return np.stack(losses), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
+
+    def named(self, flat):
+        """What `forward` calls params: views into a flat array of parameters, and the constants."""
+        return self.parameters.named(flat) | self.constants
+
+    @property
+    def _params(self):
+        return dict(self.parameters) | self.constants
+
+    def _encode(self, x, y):
+        """The posterior's statistics of a batch on the device."""
+        return self.encoder.forward(within(self._params, "encoder"), self._with_labels(x, y)[0])[0]
+
+    def _decode(self, z, y):
+        """The likelihood's parameters for z (N, D), or (L, B, D) with labels (B, C)."""
+        rows, _ = self._with_labels(z, y)
+        out, _ = self.decoder.forward(within(self._params, "decoder"), rows.reshape(-1, rows.shape[-1]))
+        return out.reshape(*z.shape[:-1], -1)
+
+    def _log_weights(self, x, y, eps):
+        """The logarithms of the importance weights p(x given z) p(z) / q(z given x), (L, B)."""
+        params = self._params
+        (z, log_q), _ = self.posterior.with_log_q(within(params, "posterior"), self._encode(x, y), eps)
+        log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, self._decode(z, y))
+        return log_px + standard_normal_log_prob(z)[0] - log_q
+
+    # ---------------------------------------------------------------------------- input and its checks
+
+    def check_input(self, x):
+        """x as a NumPy array (N, X) of native uint8, float32 or float64; other numbers become the model's dtype.
+
+        Not copied where that is what x holds. Raises MiniVAEError where it is no input for this model.
+        """
+        x = np.asarray(x)
+        if x.ndim == 0 or x.size == 0:
+            raise MiniVAEError(f"x should be (B, {self.input_dim}) with at least one row, got shape {x.shape}")
+        if x.dtype.kind not in "fiub":
+            raise MiniVAEError(f"x should hold real numbers, got dtype {x.dtype}")
+        x = x.reshape(len(x), -1)
+        if x.shape[1] != self.input_dim:
+            raise MiniVAEError(
+                f"the encoder expects (B, {self.input_dim}), got {x.shape}: did you pass other images, or one "
+                "image without the batch axis?"
+            )
+        if x.dtype == np.uint8:
+            return x
+        if x.dtype not in (np.float32, np.float64):  # which also holds for another byte order
+            with np.errstate(over="ignore"):
+                x = x.astype(self.dtype)  # what overflows is found below
+        for start in range(0, len(x), CHECKED_ROWS):
+            rows = x[start : start + CHECKED_ROWS]
+            if not np.isfinite(rows).all():
+                bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
+                raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first")
+            self.likelihood.check(rows)
+        return x
+
+    def _to_device(self, rows):
+        """A checked NumPy batch (B, X) as an array of the model's dtype on the device."""
+        return to_unit(self.backend.asarray(rows), self.dtype)
+
+    def _one_hot(self, y):
+        y = self.labels.one_hot(y, self.dtype)
+        return None if y is None else self.backend.asarray(y)
+
+    def _batches(self, x, y, rows):
+        """Pairs of x (rows, X) and labels (rows, C) or None on the device."""
+        x = self.check_input(x)
+        y = self.labels.check(y, len(x))
+        for start in range(0, len(x), rows):
+            batch = slice(start, start + rows)
+            yield self._to_device(x[batch]), self._one_hot(None if y is None else y[batch])
+
+    def _draw(self, rng, samples, rows):
+        """Noise (L, B, D) on the device, drawn example by example, so that it does not depend on the batch size."""
+        eps = rng.standard_normal((rows, samples, self.latent_dim), np.float32)
+        return self.backend.asarray(eps.transpose(1, 0, 2), self.dtype)
+
+    def _check_eps(self, eps, rows):
+        eps = np.asarray(eps)
+        if eps.ndim == 2:
+            eps = eps[None]
+        if eps.ndim != 3 or eps.shape[1:] != (rows, self.latent_dim) or len(eps) == 0:
+            raise MiniVAEError(
+                f"eps should be (L, {rows}, {self.latent_dim}) or ({rows}, {self.latent_dim}), got {eps.shape}"
+            )
+        return self.backend.asarray(eps, self.dtype)
+
+    # ------------------------------------------------------------------------------------- what users call
+
+    @unwarned
+    def loss_and_gradients(self, x, eps=None, y=None):
+        """The losses of one batch; fills `gradients` with those of `.loss`.
+
+        x : (B, X);  eps : noise (L, B, D) or (B, D); None draws one sample from the model's own generator
+        Returns Losses, nats per example averaged over the batch; raises MiniVAEError where one of them or a gradient
+        is not finite.
+        """
+        x = self._to_device(self.check_input(x))
+        y = self._one_hot(self.labels.check(y, len(x)))
+        eps = self._draw(self._noise, 1, len(x)) if eps is None else self._check_eps(eps, len(x))
+        losses, gradients = self.losses_and_gradients(self._params, x, eps, self.beta_array, y)
+        self.gradients.flat[...] = gradients
+        losses = self.backend.to_host(losses).mean(axis=1, dtype=np.float64)
+        finite("the loss", losses)
+        finite("the gradient", self.backend.to_host(np.sum(gradients * 0)))
+        return Losses(*losses.tolist())
+
+    def evaluate(self, x, samples=1, seed=0, batch_size=None, y=None):
+        """The losses on x (N, X) with `samples` draws of z for each example, without gradients.
+
+        The noise is keyed by (seed, position of the example): the result does not depend on the batch size.
+        Returns Losses, nats per example averaged over N.
+        """
+        scores = self.score(x, samples, seed, batch_size, y)
+        return Losses(*(float(terms.mean()) for terms in (scores.loss, scores.reconstruction, scores.kl)))
+
+    @unwarned
+    def score(self, x, samples=1, seed=0, batch_size=None, y=None):
+        """The losses that `evaluate` averages, of each example: Losses of arrays (N,), nats.
+
+        As anomaly scores, high for what the model finds strange: `negative_elbo`, and `reconstruction` with some
+        ten samples, which is minus the reconstruction probability of An & Cho 2015, algorithm 4.
+        """
+        samples = self._check_samples(samples)
+        rng = generator(seed, EVALUATION_NOISE)
+        parts = []
+        for batch, labels in self._batches(x, y, batch_size or max(1, self.inference_rows // samples)):
+            eps = self._draw(rng, samples, len(batch))
+            losses, _ = self.forward(self._params, batch, eps, self.beta_array, labels)
+            parts.append(self.backend.to_host(np.stack(losses)).astype(np.float64))
+        return Losses(*finite("the loss", np.concatenate(parts, axis=1)))
+
+    @unwarned
+    def encode(self, x, y=None):
+        """mu and log_var of q(z given x), each (N, D)."""
+        mus, log_vars = [], []
+        for batch, labels in self._batches(x, y, self.inference_rows):
+            mu, log_var = self.posterior.split(self._encode(batch, labels))
+            mus.append(np.array(self.backend.to_host(mu)))
+            log_vars.append(np.array(self.backend.to_host(log_var)))
+        return finite("mu", np.concatenate(mus)), finite("log_var", np.concatenate(log_vars))
+
+    @unwarned
+    def decode(self, z, y=None):
+        """The mean of p(x given z), (N, X), for z (N, D)."""
+        z = np.asarray(z)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
+            hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
+            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
+        means, y = [], self.labels.check(y, len(z))
+        for start in range(0, len(z), self.inference_rows):
+            batch = slice(start, start + self.inference_rows)
+            labels = self._one_hot(None if y is None else y[batch])
+            out = self._decode(self.backend.asarray(z[batch], self.dtype), labels)
+            mean = self.likelihood.mean(within(self._params, "likelihood"), out)
+            means.append(np.array(self.backend.to_host(mean)))
+        return finite("the mean of p(x given z)", np.concatenate(means))
+
+    @unwarned
+    def reconstruct(self, x, eps=None, y=None):
+        """The mean of p(x given z) at z = the posterior mean, (N, X).
+
+        eps : noise (L, N, D) or (N, D); the mean is then taken at these draws of z from q(z given x): (L, N, X)
+        """
+        if eps is None:
+            return self.decode(self.encode(x, y)[0], y)
+        x = self.check_input(x)
+        eps = self._check_eps(eps, len(x))
+        z, start = np.empty(eps.shape, self.dtype), 0
+        for batch, labels in self._batches(x, y, self.inference_rows):
+            rows = np.s_[:, start : start + len(batch)]
+            stats = self._encode(batch, labels)
+            (drawn, _), _ = self.posterior.with_log_q(within(self._params, "posterior"), stats, eps[rows])
+            z[rows] = self.backend.to_host(drawn)
+            start += len(batch)
+        y = None if y is None else np.broadcast_to(y, eps.shape[:2]).reshape(-1)
+        return self.decode(z.reshape(-1, self.latent_dim), y).reshape(*eps.shape[:2], -1)
+
+    def sample(self, n, seed=None, y=None):
+        """The means of p(x given z), (n, X), at n draws of z from the prior; seed=None takes the model's seed."""
+        if n < 1:
+            raise MiniVAEError(f"sample: n should be at least 1, got {n!r}")
+        rng = generator(self.seed if seed is None else seed, SAMPLING)
+        return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
+
+    @unwarned
+    def log_likelihood(self, x, samples=5000, seed=0, y=None, progress=None):
+        """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
+
+            log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l ~ q
+
+        progress : whether to show a progress bar with the examples per second; None shows it on a terminal only
+
+        It lies below log p(x) on average and tends to it as `samples` grows. Memory does not grow with x or with
+        `samples`. The noise is keyed by (seed, position of the example).
+        Source: Burda, Grosse & Salakhutdinov 2016, section 5.
+        """
+        from tqdm import tqdm
+
+        x, samples = self.check_input(x), self._check_samples(samples)
+        rng = generator(seed, LIKELIHOOD_NOISE)
+        total = 0.0
+        hidden = not (sys.stderr.isatty() if progress is None else progress)
+        with tqdm(total=len(x), unit="example", disable=hidden, leave=False) as bar:
+            for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
+                total += float(self._log_mean_weight(batch, labels, samples, rng).sum())
+                bar.update(len(batch))
+        return float(finite("log p(x)", total / len(x)))
+
+    def _log_mean_weight(self, batch, labels, samples, rng):
+        """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""
+        log_sum = np.full(len(batch), -np.inf)
+        for start in range(0, samples, self.inference_rows):
+            eps = self._draw(rng, min(self.inference_rows, samples - start), len(batch))
+            log_w = self.backend.to_host(self._log_weights(batch, labels, eps)).astype(np.float64)
+            log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=0))
+        return log_sum - math.log(samples)
+
+    def active_units(self, x, threshold=0.01, y=None):
+        """Which of the D latent units depend on x, a NumPy array (D,) of bool.
+
+            active_d = Var_x(E_q[z_d given x]) > threshold
+
+        x should hold many examples. With a flow posterior the mean is that of its base.
+        Source: Burda, Grosse & Salakhutdinov 2016, section 5.2.
+        """
+        return self.encode(x, y)[0].var(axis=0) > threshold
+
+    def _check_samples(self, samples):
+        if not isinstance(samples, (int, np.integer)) or samples < 1:
+            raise MiniVAEError(f"samples should be an integer of at least 1, got {samples!r}")
+        return int(samples)
+
+    def summary(self):
+        """Print a table of the layers with the shapes of their outputs and their numbers of parameters."""
+        from ..views.summary import summary
+
+        print(summary(self))
+
+    def save(self, path):
+        """Write weights and architecture to one safetensors file; `minivae.load(path)` reads it back."""
+        from ..storage import save
+
+        save(self, path)

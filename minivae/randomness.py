@@ -1,0 +1,16 @@
+"""Where every random number comes from: NumPy generators, each keyed by a seed and a purpose.
+
+All are drawn on the host, so every backend sees the same numbers; the same key gives the same numbers whatever was
+drawn before; and NumPy's global random state is never touched.
+"""
+
+import numpy as np
+
+# The second word of a generator's key, so that no two purposes share random numbers.
+INITIALISATION, CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SPLIT = range(8)
+BINARIZATION, FIT_BINARIZATION = 8, 9
+
+
+def generator(*key):
+    """A NumPy generator for one purpose, keyed by integers such as (seed, purpose, epoch)."""
+    return np.random.default_rng(key)

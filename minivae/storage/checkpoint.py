@@ -1,0 +1,232 @@
+"""Checkpoints: a model's weights and architecture in one file, which is written whole or not at all.
+
+The file is safetensors or, where its name ends in ".npz", NumPy's npz. Neither can hold code, so a stranger's file
+is safe to open. Its tensors are those of `vae.parameters` under their own names ("encoder.0.W", of shape
+(n_in, n_out)), C-contiguous, in the model's dtype; a training keeps more of them, called "extra.(name)". Beside the
+tensors (in safetensors: in the metadata) stands one text, "minivae", in JSON:
+
+    format   1, counted up when this layout changes
+    version  of the minivae that wrote the file
+    model    the arguments that make the model again, see `describe`
+    crc32    of this text without this entry, and then of the bytes of each tensor in the order of their names
+
+The same model always makes the same bytes.
+"""
+
+import inspect
+import json
+import os
+import zlib
+
+import numpy as np
+
+from ..engine import get_backend
+from ..errors import MiniVAEError
+from ..files import atomic_write
+from ..model.layers import Sequential
+from ..model.optimizers import Optimizer
+from ..model.parameters import Part
+from ..model.vae import VAE
+
+FORMAT = 1
+RECORD = "minivae"
+EXTRA = "extra."
+
+
+def save(vae, path, arrays=None, **records):
+    """Write a model to `path`; raises MiniVAEError, and leaves what was there, where that cannot be done.
+
+    arrays  : more NumPy arrays to keep, by name
+    records : more entries of the record; anything that JSON can hold
+    """
+    arrays = vae.parameters.to_host() | {EXTRA + name: array for name, array in (arrays or {}).items()}
+    write(path, arrays, {"model": describe_model(vae)} | records)
+
+
+def load(path, backend="numpy"):
+    """The model that `vae.save(path)` wrote, on any backend; it need not be the one it was trained on.
+
+    Raises MiniVAEError where the file is missing, damaged, no checkpoint, or of a newer minivae.
+    """
+    backend = get_backend(backend)
+    arrays, record = read(path)
+    weights = model_arrays(arrays)
+    try:
+        model = build(record["model"])
+        _check_shapes(model, weights)
+        vae = VAE(**model, backend=backend)
+        vae.parameters.load(weights)
+    except Exception as error:  # whatever a damaged or newer description makes the constructors raise
+        raise MiniVAEError(f"{path} does not make a model: {error}") from error
+    return vae
+
+
+def model_arrays(arrays):
+    """Those of a checkpoint's arrays that are the model's parameters."""
+    return {name: array for name, array in arrays.items() if not name.startswith(EXTRA)}
+
+
+def extra_arrays(arrays):
+    """Those of a checkpoint's arrays that were given to `save` beside the model, under the names given there."""
+    return {name.removeprefix(EXTRA): array for name, array in arrays.items() if name.startswith(EXTRA)}
+
+
+# -------------------------------------------------------------------------------------------- architecture
+
+
+def describe(value):
+    """A part such as a layer as plain data: {"class": its name, and each argument of its constructor}.
+
+    A part keeps each argument as an attribute of the same name, which is where they are read. Lists and what they
+    hold are described in turn. Raises MiniVAEError for what a checkpoint cannot hold.
+    """
+    if isinstance(value, (Part, Optimizer)):
+        name = type(value).__name__
+        if _parts().get(name) is not type(value):
+            raise MiniVAEError(
+                f"{name} is no part of minivae, so a checkpoint that names it could not be loaded: save "
+                "vae.parameters.to_host() with numpy.savez, and build the model yourself"
+            )
+        arguments = inspect.signature(type(value)).parameters
+        return {"class": name} | {key: describe(getattr(value, key)) for key in arguments}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise MiniVAEError(f"a checkpoint cannot hold {value!r}")
+
+
+def describe_model(vae):
+    """The arguments of `VAE` that make this model again, apart from its backend, as plain data."""
+    kept_otherwise = {
+        "encoder": vae.encoder.layers,
+        "decoder": vae.decoder.layers,
+        "kl": "analytic" if vae.analytic else "monte-carlo",
+        "dtype": vae.dtype.name,
+    }
+    arguments = [key for key in inspect.signature(VAE).parameters if key != "backend"]
+    return {key: describe(kept_otherwise.get(key, getattr(vae, key, None))) for key in arguments}
+
+
+def build(value):
+    """The inverse of `describe`, for parts of minivae only."""
+    if isinstance(value, list):
+        return [build(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {key: build(item) for key, item in value.items() if key != "class"}
+    if "class" not in value:
+        return arguments
+    part = _parts().get(str(value["class"]))
+    if part is Sequential:
+        arguments.pop("needs_dx", None)  # of version 0.1, which left the first layer's dx out by it
+    if part is None:
+        raise MiniVAEError(f"this minivae has no {value['class']!r}: was it written by a newer one?")
+    return part(**arguments)
+
+
+def _parts():
+    """The classes that a checkpoint may name: the parts that minivae exports."""
+    import minivae
+
+    exported = {name: getattr(minivae, name) for name in minivae.__all__}
+    return {name: x for name, x in exported.items() if isinstance(x, type) and issubclass(x, (Part, Optimizer))}
+
+
+def _check_shapes(model, weights):
+    """Compare before a model is allocated: what is in the file bounds the memory that loading it takes."""
+    parts = {name: value for name, value in model.items() if isinstance(value, Part)}
+    parts |= {name: Sequential(model[name]) for name in ("encoder", "decoder")}
+    wanted = {f"{name}.{key}": shape for name, part in parts.items() for key, shape in part.shapes().items()}
+    for name in sorted(wanted.keys() | weights.keys()):
+        in_file = weights[name].shape if name in weights else "none"
+        if in_file != wanted.get(name, "none"):
+            raise MiniVAEError(f"its tensor {name!r} is {in_file}, its architecture {wanted.get(name, 'none')}")
+
+
+# -------------------------------------------------------------------------------------------- the file
+
+
+def write(path, arrays, record):
+    """Write NumPy arrays, by name, and a record that JSON can hold, whole or not at all."""
+    from .. import __version__
+
+    arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors ignores strides
+    record = {"format": FORMAT, "version": __version__} | record
+    text = json.dumps(record | {"crc32": _crc32(record, arrays)})
+    if os.fspath(path).endswith(".npz"):
+        with atomic_write(path) as file:
+            np.savez(file, allow_pickle=False, **arrays, **{RECORD: np.array(text)})
+    else:
+        from safetensors.numpy import save as to_bytes
+
+        content = to_bytes(arrays, metadata={RECORD: text})
+        with atomic_write(path) as file:
+            file.write(content)
+
+
+def read(path):
+    """The arrays, by name, and the record that `write` wrote.
+
+    Raises MiniVAEError where the file is missing, damaged, no checkpoint, or of a newer minivae.
+    """
+    try:
+        with open(path, "rb") as file:
+            is_zip = file.read(2) == b"PK"
+        arrays, text = (_read_npz if is_zip else _read_safetensors)(path)
+    except OSError as error:
+        raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
+    if text is None:
+        raise MiniVAEError(f"{path} is no checkpoint of minivae: it has no record of a model")
+    record = _parse(path, text)
+    if record.pop("crc32", None) != _crc32(record, arrays):
+        raise MiniVAEError(f"{path} is damaged: its checksum is not that of its contents")
+    return arrays, record
+
+
+def _parse(path, text):
+    try:
+        record = json.loads(text)
+        version, is_model = int(record["format"]), isinstance(record["model"], dict)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MiniVAEError(f"{path} is no checkpoint of minivae: its record cannot be read ({error})") from error
+    if version > FORMAT:
+        raise MiniVAEError(
+            f"{path} has format {version}, written by minivae {record.get('version')}; this minivae reads up to "
+            f"format {FORMAT}: install a newer one"
+        )
+    if not is_model:
+        raise MiniVAEError(f"{path} is no checkpoint of minivae: its record describes no model")
+    return record
+
+
+def _crc32(record, arrays):
+    crc32 = zlib.crc32(json.dumps(record).encode())
+    for name in sorted(arrays):
+        crc32 = zlib.crc32(np.ascontiguousarray(arrays[name]), crc32)
+    return crc32
+
+
+def _read_safetensors(path):
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(RECORD)
+    except OSError:
+        raise
+    except Exception as error:  # whatever the damage makes the reader raise
+        raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
+
+
+def _read_npz(path):
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
+            arrays = {name: members[name] for name in members.files}
+    except OSError:
+        raise
+    except Exception as error:  # whatever the damage makes the readers of zip files and of arrays raise
+        raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
+    return arrays, str(arrays.pop(RECORD)) if RECORD in arrays else None

@@ -1,0 +1,246 @@
+"""`fit`: the epochs of a training, with validation, schedules, early stopping, checkpoints and a progress bar."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import Interrupted, MiniVAEError
+from ..model.binarization import binarize as draw_pixels
+from ..model.binarization import check_grey
+from ..model.optimizers import ClipNorm, Optimizer, RMSprop
+from ..randomness import SPLIT, generator
+from ..storage import checkpoint as storage
+from . import nonfinite
+from .state import Training, fingerprint
+
+# What arguments of version 0.1 are called now.
+OLD_SPELLINGS = {
+    "x_val": "validation=x_val",
+    "validation_split": "validation=0.1, the share",
+    "y_train": "a pair, fit(vae, (x_train, y_train), ...)",
+    "y_val": "a pair, validation=(x_val, y_val)",
+    "beta_schedule": 'schedules={"beta": ...}',
+    "lr_schedule": 'schedules={"lr": ...}',
+    "clip_norm": "optimizer=ClipNorm(Adam(1e-3), limit)",
+    "resume": "checkpoint=Checkpoint(path, resume=True)",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training is kept after each epoch.
+
+    path   : a file; what was there is renamed to (path).previous, unless it is taken up
+    resume : go on from `path`, if it is there; model, data and arguments of `fit` must be the same, but for `epochs`.
+             The result is the same, bit for bit, as without the interruption
+    """
+
+    path: str | os.PathLike
+    resume: bool = False
+
+
+def fit(
+    vae,
+    x_train,
+    validation=None,
+    *,
+    epochs=10,
+    batch_size=100,
+    optimizer=None,
+    samples=1,
+    binarize=False,
+    seed=None,
+    patience=None,
+    schedules=None,
+    checkpoint=None,
+    callbacks=(),
+    progress=None,
+    **others,
+):
+    """Train a VAE by stochastic gradient descent on its loss, and return the History.
+
+    x_train    : (N, X) or (N, ...), uint8 pixels or numbers; it may be a memory map, and is not copied on processors.
+                 For a model with n_classes a pair (x, y) with the labels (N,)
+    validation : data like x_train, or a share such as 0.1 of x_train, drawn at random, that is then not trained on
+    optimizer  : RMSprop(1e-3) by default; it starts with fresh state
+    samples    : L, the draws of z for each example in a step
+    binarize   : draw each training pixel as 0 or 1 with probability x (or x / 255), anew in every epoch; validation
+                 data are drawn once, as `mv.binarize` does
+    seed       : keys shuffling and noise together with the epoch; None takes the model's
+    patience   : end when the validation loss has not fallen for so many epochs; in any case the model then has the
+                 weights of the best epoch, `history.best_epoch`
+    schedules  : {"beta": f, "lr": g} or one of them, functions of the epoch, from 1; see `linear_warmup`
+    checkpoint : a path, or a Checkpoint, to keep all in after each epoch
+    callbacks  : functions called after each epoch with the History so far
+    progress   : whether to show a progress bar; None shows it on a terminal only
+
+    With a checkpoint, Ctrl-C finishes the step, keeps all, and raises Interrupted, a KeyboardInterrupt.
+    Same seed and machine give the same History but for the seconds, bit for bit. Raises MiniVAEError for arguments
+    and data that cannot be trained on, and where a loss or a weight becomes NaN or infinite; the model then is as it
+    was before that epoch.
+    """
+    from tqdm import tqdm
+
+    for name in others:
+        if name in OLD_SPELLINGS:
+            raise MiniVAEError(f"fit: {name}= is now {OLD_SPELLINGS[name]}")
+        raise TypeError(f"fit() got an unexpected keyword argument {name!r}")
+    seed = vae.seed if seed is None else seed
+    optimizer = RMSprop() if optimizer is None else optimizer
+    if isinstance(checkpoint, (str, os.PathLike)):
+        checkpoint = Checkpoint(checkpoint)
+    schedules = schedules or {}
+    x_train, y_train = _checked_pair(vae, x_train)
+    rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed)
+    _check_arguments(len(rows), epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint)
+    if binarize:
+        check_grey(x_train)
+        x_val = None if x_val is None else draw_pixels(x_val)
+    clipping = isinstance(optimizer, ClipNorm)
+    settings = {
+        **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
+        **{"binarize": binarize, "clip_norm": optimizer.limit if clipping else None},
+        **{"optimizer": optimizer.optimizer if clipping else optimizer},
+        **{"validation_split": validation if isinstance(validation, float) else None},
+        **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
+        **{name: fingerprint(y) for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None},
+    }
+    settings = {key: storage.describe(value) for key, value in settings.items()} if checkpoint else None
+    training = Training(vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, patience, settings)
+    if checkpoint:
+        training.begin(checkpoint.path, checkpoint.resume)
+
+    hidden = not (sys.stderr.isatty() if progress is None else progress)
+    steps = epochs * training.n_steps
+    bar = tqdm(total=steps, initial=training.steps_done(), unit="step", disable=hidden, leave=False)
+    with bar, ctrl_c(checkpoint is not None) as pressed:
+        while not training.is_over(epochs):
+            if "beta" in schedules:
+                vae.beta = schedules["beta"](training.epoch)
+            if "lr" in schedules:
+                training.lr = schedules["lr"](training.epoch)
+            totals = _run_steps(training, bar, pressed)
+            if training.done == training.n_steps:
+                _end_epoch(training, totals, x_val, y_val, callbacks)
+                bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
+            if checkpoint:
+                training.save(checkpoint.path)
+            if pressed():
+                where = f"{training.where()}; all is kept in {checkpoint.path}"
+                raise Interrupted(f"stopped {where}, from which Checkpoint(path, resume=True) goes on")
+    if training.stopping:
+        training.stopping.restore_best()
+        training.history.best_epoch = training.stopping.best_epoch
+    return training.history
+
+
+def _run_steps(training, bar, pressed):
+    """The steps of an epoch, or those until Ctrl-C is pressed, and the totals; raises where a step went wrong."""
+    before = training.snapshot()
+    start = time.perf_counter() - training.seconds
+    # Overflow is looked for after the epoch, on every backend, and then explained; a warning would say less.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for _ in training.steps():
+            bar.update()
+            if pressed():
+                break
+        totals = training.finite_totals()
+        if totals is None:
+            raise nonfinite.explain(training, before)
+    training.seconds = time.perf_counter() - start
+    return totals
+
+
+def _end_epoch(training, totals, x_val, y_val, callbacks):
+    """Validate and add a row to the history."""
+    vae, number = training.vae, training.epoch
+    row = {"epoch": number, "seconds": training.seconds} | training.end_epoch(totals).as_columns("train")
+    if x_val is not None:
+        try:
+            row |= vae.evaluate(x_val, y=y_val).as_columns("val")
+        except MiniVAEError as error:
+            raise MiniVAEError(f"validation after epoch {number}: {error}") from error
+    training.history.append(row)
+    if training.stopping:
+        training.stopping.update(number, row["val_loss"])
+    for callback in callbacks:
+        callback(training.history)
+
+
+# ------------------------------------------------------------------------------------------------- arguments
+
+
+def _checked_pair(vae, data):
+    """x and its labels, or None, from x or a pair (x, y)."""
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    x = vae.check_input(x)
+    return x, vae.labels.check(y, len(x))
+
+
+def _validation_data(vae, x_train, y_train, validation, seed):
+    """The rows of x_train to train on, and the data to validate on with their labels, or None."""
+    n = len(x_train)
+    if validation is None:
+        return np.arange(n), None, None
+    if not isinstance(validation, float):
+        return np.arange(n), *_checked_pair(vae, validation)
+    n_val = round(validation * n) if 0 < validation < 1 else 0
+    if not 0 < n_val < n:
+        raise MiniVAEError(
+            f"fit: validation={validation!r} should be a share that leaves some of the {n} examples on either side"
+        )
+    order = generator(seed, SPLIT).permutation(n)
+    val = np.sort(order[:n_val])
+    return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
+
+
+def _check_arguments(n_rows, epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint):
+    counts = {"epochs": epochs, "batch_size": batch_size, "samples": samples}
+    for name, value in counts.items() if patience is None else (counts | {"patience": patience}).items():
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise MiniVAEError(f"fit: {name} should be an integer of at least 1, got {value!r}")
+    if batch_size > n_rows:
+        raise MiniVAEError(
+            f"fit: batch_size={batch_size} is larger than the {n_rows} training examples: use at most {n_rows}"
+        )
+    if not isinstance(optimizer, Optimizer):
+        raise MiniVAEError(f"fit: optimizer should be one such as Adam(1e-3), got {optimizer!r}")
+    if patience is not None and x_val is None:
+        raise MiniVAEError("fit: patience needs validation data: give validation=, such as 0.1 of x_train")
+    known = isinstance(schedules, dict) and schedules.keys() <= {"beta", "lr"}
+    if not known or not all(map(callable, schedules.values())):
+        raise MiniVAEError(
+            'fit: schedules should be a dict of functions of the epoch, under "beta" or "lr", such as '
+            f'{{"beta": linear_warmup(10)}}, got {schedules!r}'
+        )
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise MiniVAEError(f"fit: checkpoint should be a path or Checkpoint(path, resume=True), got {checkpoint!r}")
+
+
+@contextmanager
+def ctrl_c(hold):
+    """Yields a function that says whether Ctrl-C was pressed; pressed a second time, it interrupts at once.
+
+    hold : False, or a thread other than the main one, which gets no signals, leave Ctrl-C as it is
+    """
+    pressed = []
+
+    def handle(*_):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+
+    if not hold or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,66 @@
+"""Which step of an epoch went wrong, and which line first, once a NaN or an infinity has turned up.
+
+Looking at every step would make each wait for the device. So `fit` looks once an epoch, and where that finds
+something, this module goes through the epoch again, slowly and with its eyes open: the same batches and noise, and of
+the step that fails one operation after another.
+"""
+
+import numpy as np
+
+from ..engine.interpreter import interpret
+from ..engine.tracing import Untraceable, trace
+from ..errors import MiniVAEError
+
+
+def explain(training, start):
+    """The MiniVAEError that names the step and the line; leaves the training where the snapshot `start` was taken."""
+    epoch = training.epoch
+    step, culprit = _find(training, start)
+    training.roll_back(start)
+    where = "a step that did not fail again" if step is None else f"step {step} of {training.n_steps}: {culprit}"
+    return MiniVAEError(
+        f"training stopped in epoch {epoch}, {where} is not finite. The model is back where it was "
+        f"{training.where()}. Usual cures: a smaller learning rate, optimizer=ClipNorm(...), a warm-up of beta, "
+        'dtype="float64", data scaled to about 1'
+    )
+
+
+def _find(training, start):
+    """The number of the first bad step, from 1, and what was not finite in it; (None, None) where all go well."""
+    training.roll_back(start)
+    before = start
+    for _ in training.steps():
+        if training.finite_totals() is None:
+            break
+        before = training.snapshot()
+    else:
+        return None, None
+    number = training.done
+    training.roll_back(before)
+    seen = []
+    next(training.steps(run=lambda step: seen.append(first_bad(step))))
+    return number, seen[0]
+
+
+def first_bad(step):
+    """In words, the first value of a Step that holds a NaN or an infinity; the step's arrays stay as they are."""
+    vae = step.vae
+    try:
+        list_ = trace(step.step, step.arrays, vae.dtype)
+    except Untraceable:
+        return "a value, which cannot be named because the step cannot be traced,"
+    for value, array in interpret(list_, step.arrays, vae.backend.asarray):
+        if array.dtype.kind == "f" and not np.isfinite(vae.backend.to_host(array)).all():
+            used = [name for source in value.inputs if (name := _parameter(vae, list_, source))]
+            return f"{value.name}{' with ' + used[0] if used else ''} ({value.line}: `{value.line.text}`)"
+    return "a tensor"
+
+
+def _parameter(vae, list_, value):
+    """The name of the parameter that a value is a view of, or None."""
+    whole = list_.inputs["parameters"]
+    if value.base is not whole:
+        return None
+    address = value.ghost.__array_interface__["data"][0]
+    views = vae.parameters.named(whole.ghost)
+    return next((name for name, view in views.items() if view.__array_interface__["data"][0] == address), None)

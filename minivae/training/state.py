@@ -1,0 +1,204 @@
+"""A training: the arrays that it changes, how far it has come, and how a checkpoint keeps it."""
+
+import os
+import sys
+import zlib
+
+import numpy as np
+
+from ..errors import MiniVAEError
+from ..files import remove_leftovers
+from ..model.vae import Losses
+from ..randomness import FIT_BINARIZATION, FIT_NOISE, SHUFFLE, generator
+from ..storage import checkpoint
+from .history import History
+from .step import Step
+from .stopping import EarlyStopping
+
+
+class Training:
+    """The steps of all epochs over rows of the data x, and the one place that knows how many of them are done.
+
+    rows     : the numbers of the rows of x to train on
+    settings : what the course depends on, as plain data; a training that is taken up again must have the same
+    """
+
+    def __init__(self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, patience, settings):
+        self.vae, self.rows, self.batch_size, self.seed, self.settings = vae, rows, batch_size, seed, settings
+        backend, p = vae.backend, vae.backend.to_host(vae.parameters.flat)
+        self.state = {"lr": np.full(1, optimizer.lr, vae.dtype)} | optimizer.fresh_state(p)
+        self.state = {name: _copied(backend, array) for name, array in self.state.items()}
+        self.totals = backend.zeros((3,), np.float64)
+        self.arrays = {
+            "data": backend.asarray(x),
+            "permutation": _copied(backend, np.arange(len(rows))),
+            "cursor": backend.zeros((1,), np.int64),
+            "totals": self.totals,
+            "beta": vae.beta_array,
+            "parameters": vae.parameters.flat,
+            "gradients": vae.gradients.flat,
+            **{f"optimizer.{name}": array for name, array in self.state.items()},
+            **{f"constants.{name}": array for name, array in vae.constants.items()},
+        }
+        if y is not None:
+            self.arrays["labels"] = backend.asarray(vae.labels.one_hot(y, vae.dtype))
+        n_full, n_rest = divmod(len(rows), batch_size)
+        sizes = [(batch_size, n_full)] + [(n_rest, 1)] * bool(n_rest)
+        self.parts = [(Step(vae, optimizer, self.arrays, size, samples, binarize), n) for size, n in sizes]
+        self.n_steps = sum(n for _, n in self.parts)
+        self.history, self.done, self.seconds = History(), 0, 0.0  # steps and seconds of the present epoch
+        self.lr = optimizer.lr
+        self.stopping = EarlyStopping(vae, patience) if patience else None
+
+    @property
+    def lr(self):
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr):
+        if not 0 < lr < float("inf"):
+            raise MiniVAEError(f"fit: the learning rate should be a positive number, the schedule gave {lr!r}")
+        self._lr = float(lr)
+        self.state["lr"].fill(self._lr)
+
+    @property
+    def epoch(self):
+        """The number of the present epoch, from 1."""
+        return len(self.history) + 1
+
+    def is_over(self, epochs):
+        done = len(self.history)
+        return done >= epochs or bool(self.stopping) and self.stopping.is_over(done)
+
+    def steps_done(self):
+        """How many steps have been done, in all epochs."""
+        return len(self.history) * self.n_steps + self.done
+
+    def where(self):
+        """How far the training has come, in words."""
+        if self.done:
+            return f"in epoch {self.epoch} after step {self.done} of {self.n_steps}"
+        return f"after epoch {len(self.history)}"
+
+    # ------------------------------------------------------------------------------------------- its steps
+
+    def steps(self, run=Step.run):
+        """Run the steps of the present epoch that are not done yet; yields after each. run(step) runs a Step once."""
+        order = generator(self.seed, SHUFFLE, self.epoch).permutation(self.rows)
+        self.vae.backend.upload(order, out=self.arrays["permutation"])
+        self.arrays["cursor"].fill(self.done * self.batch_size)
+        if not self.done:
+            self.totals.fill(0)
+        rng, pixel_rng = (generator(self.seed, purpose, self.epoch) for purpose in (FIT_NOISE, FIT_BINARIZATION))
+        skip = self.done  # what these steps drew is drawn again, so that the others get what is theirs
+        for step, left in self.parts:
+            while left:
+                ready = step.refill(left, rng, pixel_rng)
+                left -= ready
+                passed = min(skip, ready)
+                skip -= passed
+                step.arrays["noise_row"].fill(passed)
+                for _ in range(ready - passed):
+                    run(step)
+                    self.done += 1
+                    yield
+
+    def end_epoch(self, totals):
+        """The Losses of the present epoch, averaged over its examples, each from before its own update; ends it."""
+        self.done, self.seconds = 0, 0.0
+        return Losses(*(totals / len(self.rows)).tolist())
+
+    # ------------------------------------------------------------------------------ in memory, within an epoch
+
+    def moving(self):
+        """What every step changes, by name."""
+        moving = {f"optimizer.{name}": array for name, array in self.state.items()}
+        return {"parameters": self.vae.parameters.flat, "totals": self.totals} | moving
+
+    def finite_totals(self):
+        """The sums of losses so far as a NumPy array; None where a NaN or an infinity has turned up.
+
+        Waits for the device once.
+        """
+        zero_or_nan = [np.sum(array * 0, keepdims=True).reshape(1) for array in self.moving().values()]
+        checks = [each.astype("float64") for each in zero_or_nan]
+        report = self.vae.backend.to_host(np.concatenate([self.totals, *checks]))
+        return np.array(report[:3]) if np.isfinite(report).all() else None
+
+    def snapshot(self):
+        return {name: array.copy() for name, array in self.moving().items()}, self.done
+
+    def roll_back(self, snapshot):
+        arrays, self.done = snapshot
+        for name, array in self.moving().items():
+            array[...] = arrays[name]
+
+    # ------------------------------------------------------------------------------------------------ on disk
+
+    def _kept(self):
+        """The arrays that a checkpoint keeps beside the model, by name."""
+        kept = {f"optimizer.{name}": array for name, array in self.state.items()} | {"totals": self.totals}
+        return kept | {"best": self.stopping.weights} if self.stopping else kept
+
+    def begin(self, path, resume):
+        """Take up the training that `path` holds, or make `path` hold this one before its first step."""
+        remove_leftovers(path)
+        if os.path.exists(path):
+            if resume:
+                self.load(path)
+                return
+            os.replace(path, f"{os.fspath(path)}.previous")
+        elif resume:
+            print(f"there is no checkpoint {path} yet: starting from the beginning", file=sys.stderr)
+        self.save(path)
+
+    def save(self, path):
+        numbers = {"history": list(self.history), "done": self.done, "seconds": self.seconds}
+        numbers |= {"beta": self.vae.beta, "lr": self.lr}
+        if self.stopping:
+            numbers["best"] = [self.stopping.best_epoch, self.stopping.best_loss, self.stopping.beta]
+        arrays = {name: self.vae.backend.to_host(array) for name, array in self._kept().items()}
+        checkpoint.save(self.vae, path, arrays, settings=self.settings, training=numbers)
+
+    def load(self, path):
+        """Take up what `save` wrote; raises MiniVAEError, with nothing changed, where it is of another training."""
+        arrays, record = checkpoint.read(path)
+        if "training" not in record:
+            raise MiniVAEError(f"{path} holds a model but no training: load it with minivae.load and train it anew")
+        model = checkpoint.describe_model(self.vae)
+        # beta may have been changed on the way; where it started is among the settings.
+        _check_same(path, record["model"] | {"beta": model["beta"]}, model)
+        _check_same(path, record["settings"], self.settings)
+        self.vae.parameters.load(checkpoint.model_arrays(arrays))
+        kept = self._kept()
+        for name, array in checkpoint.extra_arrays(arrays).items():
+            self.vae.backend.upload(array, out=kept[name])
+        numbers = record["training"]
+        self.history[:] = numbers["history"]
+        self.done, self.seconds = numbers["done"], numbers["seconds"]
+        self.vae.beta, self.lr = numbers["beta"], numbers["lr"]
+        if self.stopping:
+            self.stopping.best_epoch, self.stopping.best_loss, self.stopping.beta = numbers["best"]
+
+
+def _copied(backend, host):
+    """A NumPy array on the device, in memory of its own that suits the engine."""
+    array = backend.empty(host.shape, host.dtype)
+    backend.upload(host, out=array)
+    return array
+
+
+def _check_same(path, saved, given):
+    for key in sorted(saved.keys() | given.keys()):
+        if saved.get(key) != given.get(key):
+            raise MiniVAEError(
+                f"{path} is of another training: {key} is {saved.get(key)} there and {given.get(key)} here. Resume "
+                "with the same model, settings and data; to train its model on with others, pass minivae.load of it "
+                "to fit, without resume and with another checkpoint"
+            )
+
+
+def fingerprint(x):
+    """Plain data that tells one data set from another: its shape, its dtype, a checksum of rows all over it."""
+    rows = x[:: max(1, len(x) // 1000)]
+    return [list(x.shape), x.dtype.name, zlib.crc32(np.ascontiguousarray(rows))]

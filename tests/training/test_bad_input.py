@@ -1,0 +1,191 @@
+"""Bad input gives one clear error: what was expected, what came, how to mend it."""
+
+import numpy as np
+import pytest
+
+import minivae as mv
+
+
+def vae(**parts):
+    return mv.VAE([mv.Dense(6, 5), mv.ReLU(), mv.Dense(5, 4)], [mv.Dense(2, 6)], **parts)
+
+
+GOOD = np.full((10, 6), 0.5, np.float32)
+
+
+def with_value(value):
+    x = GOOD.copy()
+    x[7, 3] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.ones((4, 7)), r"expects \(B, 6\), got \(4, 7\)"),
+        (np.ones(6), r"expects \(B, 6\).*one image without the batch axis"),
+        (np.ones((0, 6)), "at least one row"),
+        (np.array(3.0), "at least one row"),
+        (with_value(np.nan), "NaN or an infinity in row 7"),
+        (with_value(np.inf), "NaN or an infinity in row 7"),
+        (with_value(1.5), r"in \[0, 1\], got \[0.5, 1.5\].*Gaussian"),
+        (with_value(-0.1), r"in \[0, 1\], got \[-0.1, 0.5\]"),
+        (np.full((4, 6), "a"), "real numbers"),
+        (np.ones((4, 6), complex), "real numbers"),
+    ],
+)
+@pytest.mark.parametrize("call", ["loss_and_gradients", "evaluate", "encode", "reconstruct", "log_likelihood", "fit"])
+def test_bad_x(call, x, message):
+    model = vae()
+    function = (lambda x: mv.fit(model, x, epochs=1, batch_size=2)) if call == "fit" else getattr(model, call)
+    with pytest.raises(mv.MiniVAEError, match=message):
+        function(x)
+
+
+def test_a_bad_row_is_found_however_far_down():
+    for row in (9_999, 10_000, 20_004):
+        x = np.full((20_005, 6), 0.5, np.float32)
+        x[row, 2] = np.nan
+        with pytest.raises(mv.MiniVAEError, match=f"NaN or an infinity in row {row}:"):
+            vae().evaluate(x)
+        x[row, 2] = 7
+        with pytest.raises(mv.MiniVAEError, match=r"in \[0, 1\], got \[0.5, 7\]"):
+            vae().evaluate(x)
+
+
+def test_a_gaussian_likelihood_takes_any_finite_x():
+    assert np.isfinite(vae(likelihood=mv.Gaussian()).evaluate(with_value(-30.0)).loss)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: mv.Dense(0, 3), "n_in must be a positive integer, got 0"),
+        (lambda: mv.Dense(3, 2.5), "n_out must be a positive integer, got 2.5"),
+        (lambda: mv.Dense(3, 2, init="he"), "init must be one of glorot_uniform, glorot_normal"),
+        (lambda: mv.VAE([], [mv.Dense(2, 6)]), "at least one layer"),
+        (lambda: mv.VAE(["Dense"], [mv.Dense(2, 6)]), "layer 0 should be a layer"),
+        (lambda: mv.VAE([mv.ReLU()], [mv.Dense(2, 6)]), "encoder has no layer that fixes its input size"),
+        (lambda: mv.VAE([mv.Dense(6, 5)], [mv.Dense(2, 6)]), "make its width even"),
+        (lambda: mv.VAE([mv.Dense(6, 4)], [mv.Dense(4, 6)]), "twice as wide as the decoder's first"),
+        (lambda: mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 7)]), r"needs a decoder output of \(B, 6\), got \(B, 7\)"),
+        (lambda: mv.VAE([mv.Dense(6, 5), mv.Dense(6, 4)], [mv.Dense(2, 6)]), r"expects \(B, 6\), got \(B, 5\)"),
+        (lambda: vae(dtype="float16"), 'should be "float32" or "float64"'),
+        (lambda: vae(beta=-1), "beta should be a finite number"),
+        (lambda: vae(beta=float("nan")), "beta should be a finite number"),
+        (lambda: vae(seed=-1), "seed should be an integer of at least 0"),
+        (lambda: vae(kl="exact"), 'kl should be "analytic", "monte-carlo" or None'),
+        (lambda: vae(kl="analytic", bound=mv.ImportanceWeighted()), "has no analytic KL"),
+        (lambda: vae(likelihood="bernoulli"), r"likelihood should be an instance such as .*\(\), got 'bernoulli'"),
+        (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "numba", "cupy" or "auto"'),
+        (lambda: mv.Gaussian(std=0), "std must be positive"),
+        (lambda: mv.Adam(lr=0), r"Adam: lr should lie in \(0, inf\), got 0"),
+        (lambda: mv.RMSprop(rho=1), r"rho should lie in \(0, 1\), got 1"),
+        (lambda: mv.SGD(momentum=1), r"momentum should lie in \[0, 1\), got 1"),
+    ],
+)
+def test_bad_parts(make, message):
+    with pytest.raises(mv.MiniVAEError, match=message):
+        make()
+
+
+def test_one_part_may_serve_many_places_and_models():
+    """Parts hold no arrays: a layer that stands twice has weights of its own in each place."""
+    square, likelihood = mv.Dense(4, 4), mv.SharedVarianceGaussian()
+    posterior, x = mv.FlowPosterior([mv.Planar(2)]), GOOD[:, :4]
+    layers = {"encoder": [square, square, mv.Dense(4, 4)], "decoder": [mv.Dense(2, 4), square]}
+    first, second = (mv.VAE(**layers, likelihood=likelihood, posterior=posterior, seed=seed) for seed in (1, 2))
+    weights = [first.parameters[f"{name}.W"] for name in ("encoder.0", "encoder.1", "decoder.1")]
+    assert len({W.tobytes() for W in weights}) == 3
+    before = first.evaluate(x)
+    mv.fit(second, x, epochs=1, batch_size=5)
+    assert first.evaluate(x) == before
+
+
+def test_statistics_given_for_z():
+    model = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)])
+    params = {"0.W": np.ones((2, 6)), "0.b": np.ones(6)}
+    with pytest.raises(mv.MiniVAEError, match=r"Dense\(2, 6\) expects \(B, 2\), got \(B, 4\): did you pass"):
+        model.decoder.forward(params, np.ones((3, 4), np.float32))
+    with pytest.raises(mv.MiniVAEError, match=r"z should be \(N, 2\) with N at least 1, got \(3, 4\)"):
+        model.decode(np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (10, 3), (0, 10, 2), (1, 1, 10, 2)])
+def test_bad_eps(shape):
+    with pytest.raises(mv.MiniVAEError, match=r"eps should be \(L, 10, 2\) or \(10, 2\), got"):
+        vae().loss_and_gradients(GOOD, np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"batch_size": 0}, "batch_size should be an integer of at least 1, got 0"),
+        ({"epochs": -1}, "epochs should be an integer of at least 1, got -1"),
+        ({"samples": 1.5}, "samples should be an integer of at least 1, got 1.5"),
+        ({"batch_size": 11}, "larger than the 10 training examples: use at most 10"),
+        ({"optimizer": "adam"}, r"optimizer should be one such as Adam\(1e-3\), got 'adam'"),
+        ({"validation": np.ones((3, 5))}, r"expects \(B, 6\), got \(3, 5\)"),
+        ({"validation": 0.01}, r"validation=0.01 should be a share that leaves some of the 10 examples"),
+        ({"schedules": {"beta": 0.5}}, "schedules should be a dict of functions of the epoch"),
+        ({"checkpoint": 3}, r"checkpoint should be a path or Checkpoint\(path, resume=True\), got 3"),
+        ({"patience": 0, "validation": 0.5}, "patience should be an integer of at least 1, got 0"),
+        ({"x_val": GOOD}, r"x_val= is now validation=x_val"),
+        ({"validation_split": 0.1}, "validation_split= is now validation=0.1, the share"),
+        ({"y_train": [0]}, r"y_train= is now a pair, fit\(vae, \(x_train, y_train\), ...\)"),
+        ({"y_val": [0]}, r"y_val= is now a pair, validation=\(x_val, y_val\)"),
+        ({"beta_schedule": float}, 'beta_schedule= is now schedules={"beta": ...}'),
+        ({"lr_schedule": float}, 'lr_schedule= is now schedules={"lr": ...}'),
+        ({"clip_norm": 1.0}, r"clip_norm= is now optimizer=ClipNorm\(Adam\(1e-3\), limit\)"),
+        ({"resume": True}, r"resume= is now checkpoint=Checkpoint\(path, resume=True\)"),
+    ],
+)
+def test_bad_arguments_of_fit(arguments, message):
+    model = vae()
+    before = model.parameters.flat.copy()
+    with pytest.raises(mv.MiniVAEError, match=message):
+        mv.fit(model, GOOD, **({"epochs": 1, "batch_size": 5} | arguments))
+    np.testing.assert_array_equal(model.parameters.flat, before)
+
+
+def test_a_misspelt_argument_of_fit_is_refused_as_python_does():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        mv.fit(vae(), GOOD, epoch=1)
+
+
+@pytest.mark.parametrize("call", [lambda m: m.sample(0), lambda m: m.evaluate(GOOD, samples=0)])
+def test_bad_counts(call):
+    with pytest.raises(mv.MiniVAEError, match="at least 1, got 0"):
+        call(vae())
+
+
+def test_unknown_tensor_name():
+    with pytest.raises(KeyError, match="encoder.0.W"):
+        vae().parameters["encoder.1.W"]
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8", "f2", ">f2", "g", "?", "i1", ">i2", "i8", ">u4", "u1"])
+def test_numbers_of_any_dtype_train_as_the_same_numbers_in_a_known_one(backend, dtype):
+    """Other byte orders trained on garbage with Numba, float16 and long double raised what NumPy raises."""
+    rng, losses = np.random.default_rng(0), []
+    x = rng.integers(0, 2, (40, 6)).astype(np.uint8)
+    for known in True, False:
+        data = (x / 255 if dtype == "u1" else x).astype("f4") if known else x.astype(dtype)
+        model = vae(backend=backend)
+        history = mv.fit(model, data, data[:10], epochs=2, batch_size=10)
+        losses.append([history[-1]["train_loss"], history[-1]["val_loss"], *model.encode(data)[0].ravel()])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "g"])
+def test_what_is_not_finite_in_the_models_dtype_is_refused(dtype):
+    x = GOOD.astype(dtype)
+    x[7, 3] = np.inf if dtype == "f2" else np.longdouble("1e400")
+    with pytest.raises(mv.MiniVAEError, match="NaN or an infinity in row 7"):
+        vae(likelihood=mv.Gaussian()).evaluate(x)
+
+
+def test_known_dtypes_are_not_copied():
+    for dtype in "u1", "f4", "f8":
+        x = np.zeros((10, 6), dtype)
+        assert np.shares_memory(vae().check_input(x), x)

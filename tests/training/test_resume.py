@@ -1,0 +1,265 @@
+"""A training that was stopped at any moment and went on ends with the same bits as one that was not."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import killable
+import numpy as np
+import pytest
+
+import minivae as mv
+from minivae.training.state import Training
+
+SMALL = {"epochs": 9, "n": 80}  # 64 to train on: 9 full batches of 7 and one of 1
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return killable.digest(*killable.train(None, resume=False, **SMALL))
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_on():
+    """Which a shell turns off for what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Stop(Exception):
+    pass
+
+
+def press_ctrl_c_at(monkeypatch, step, times=1):
+    """Interrupt the training in the step of this number, counted from 1 over all epochs."""
+    steps, count = Training.steps, iter(range(1, 10**9))
+
+    def counted(self, **options):
+        for _ in steps(self, **options):
+            if next(count) == step:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            yield
+
+    monkeypatch.setattr(Training, "steps", counted)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4, 8, 9])
+def test_stopped_after_an_epoch(tmp_path, expected, epoch):
+    """The callbacks of an epoch that was not kept run again."""
+    path = tmp_path / "checkpoint.safetensors"
+
+    def stop(history):
+        if len(history) == epoch:
+            raise Stop
+
+    with pytest.raises(Stop):
+        killable.train(path, callbacks=[stop], **SMALL)
+    assert killable.digest(*killable.train(path, **SMALL)) == expected
+    assert killable.digest(*killable.train(path, **SMALL)) == expected, "a finished training was not left as it is"
+
+
+@pytest.mark.parametrize("step", [1, 5, 9, 10, 11, 14, 36, 89, 90])
+def test_stopped_in_the_middle_of_an_epoch_by_ctrl_c(tmp_path, monkeypatch, expected, step):
+    path = tmp_path / "checkpoint.npz"
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at(patch, step)
+        with pytest.raises(mv.Interrupted) as error:
+            killable.train(path, **SMALL)
+    epoch, done = divmod(step, 10)
+    where = f"in epoch {epoch + 1} after step {done} of 10" if done else f"after epoch {epoch}"
+    kept = f"all is kept in {path}, from which Checkpoint(path, resume=True) goes on"
+    assert str(error.value) == f"stopped {where}; {kept}"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert killable.digest(*killable.train(path, **SMALL)) == expected
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch, expected):
+    path = tmp_path / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at(patch, 15, times=2)
+        with pytest.raises(KeyboardInterrupt) as error:
+            killable.train(path, **SMALL)
+        assert not isinstance(error.value, mv.Interrupted)
+    assert killable.digest(*killable.train(path, **SMALL)) == expected
+
+
+def test_without_a_checkpoint_ctrl_c_does_not_wait(monkeypatch):
+    press_ctrl_c_at(monkeypatch, 15)
+    with pytest.raises(KeyboardInterrupt) as error:
+        killable.train(None, resume=False, **SMALL)
+    assert not isinstance(error.value, mv.Interrupted)
+
+
+def test_the_progress_bar_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "checkpoint.safetensors"
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at(patch, 25)
+        with pytest.raises(mv.Interrupted):
+            killable.train(path, **SMALL)
+    killable.train(path, progress=True, **SMALL)
+    assert re.search(r"\| (\d+)/90 \[", capsys.readouterr().err)[1] == "25"
+
+
+def test_training_in_another_thread_leaves_signals_alone(tmp_path, expected):
+    digests = []
+    arguments = {"checkpoint": tmp_path / "checkpoint.safetensors"} | SMALL
+    thread = threading.Thread(target=lambda: digests.append(killable.digest(*killable.train(**arguments))))
+    thread.start()
+    thread.join()
+    assert digests == [expected]
+
+
+def test_more_epochs_may_follow(tmp_path):
+    """Asking for more epochs goes on where the first training ended, as if all had been asked for at once."""
+
+    def train(epochs, **options):
+        vae = mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)])
+        x = np.random.default_rng(0).random((30, 4), np.float32)
+        mv.fit(vae, x, epochs=epochs, batch_size=8, **options)
+        return vae.parameters.flat.tobytes()
+
+    path = tmp_path / "checkpoint.safetensors"
+    train(2, checkpoint=path)
+    assert train(5, checkpoint=mv.Checkpoint(path, resume=True)) == train(5)
+
+
+def test_a_checkpoint_is_a_model_too(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    x = np.random.default_rng(0).random((30, 4), np.float32)
+    vae = mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)])
+    mv.fit(vae, x, epochs=2, batch_size=8, checkpoint=path)
+    np.testing.assert_array_equal(mv.load(path).parameters.flat, vae.parameters.flat)
+
+
+def test_a_new_training_keeps_the_last_one(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    killable.train(path, **SMALL)
+    content = path.read_bytes()
+    killable.train(path, epochs=4, n=80, resume=False)
+    assert path.read_bytes() != content
+    assert Path(f"{path}.previous").read_bytes() == content
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path, expected):
+    path = tmp_path / "checkpoint.safetensors"
+    leftover, other = Path(f"{path}.0123abcd.tmp"), tmp_path / "other.safetensors.0123abcd.tmp"
+    leftover.touch()
+    other.touch()
+    assert killable.digest(*killable.train(path, **SMALL)) == expected
+    assert not leftover.exists() and other.exists()
+
+
+# ------------------------------------------------------------------------------------------- what does not fit
+
+
+def small_fit(path, hidden=4, n=30, model=None, resume=False, **options):
+    vae = mv.VAE(
+        [mv.Dense(8, hidden), mv.ReLU(), mv.Dense(hidden, 4)], [mv.Dense(2, 8)], **({"seed": 1} | (model or {}))
+    )
+    x = np.random.default_rng(0).random((n, 8), np.float32)
+    return mv.fit(vae, x, **({"epochs": 2, "batch_size": 8, "checkpoint": mv.Checkpoint(path, resume)} | options))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 9}, "batch_size is 8 there and 9 here"),
+        ({"seed": 5}, "seed is 1 there and 5 here"),
+        ({"samples": 2}, "samples is 1 there and 2 here"),
+        ({"optimizer": mv.RMSprop(2e-3)}, "optimizer is .*'lr': 0.001.* there and .*'lr': 0.002"),
+        ({"optimizer": mv.SGD()}, "optimizer is .*RMSprop.* there and .*SGD"),
+        ({"optimizer": mv.ClipNorm(mv.RMSprop(), 1.0)}, "clip_norm is None there and 1.0 here"),
+        ({"validation": 0.1}, "validation_split is None there"),
+        ({"validation": np.zeros((5, 8), np.float32)}, r"x_val is None there and \[\[5, 8\]"),
+        ({"binarize": True}, "binarize is False there and True here"),
+        ({"hidden": 5}, "encoder is .*'n_out': 4.* there and .*'n_out': 5"),
+        ({"n": 31}, r"x_train is \[\[30, 8\].* there and \[\[31, 8\]"),
+        ({"model": {"beta": 2.0}}, "beta is 1.0 there and 2.0 here"),
+        ({"model": {"dtype": "float64"}}, "dtype is float32 there and float64 here"),
+        ({"model": {"likelihood": mv.Gaussian()}}, "likelihood is .*Bernoulli.* there and .*Gaussian"),
+    ],
+)
+def test_another_training_is_not_resumed(tmp_path, change, message):
+    path = tmp_path / "checkpoint.safetensors"
+    small_fit(path)
+    content = path.read_bytes()
+    with pytest.raises(mv.MiniVAEError, match=f"is of another training: {message}.*Resume with the same"):
+        small_fit(path, resume=True, **change)
+    assert path.read_bytes() == content
+
+
+def test_the_seconds_of_an_epoch_hold_those_before_an_interruption(tmp_path, monkeypatch):
+    """A clock that goes on by a second whenever it is read: once before the steps and once after."""
+    clock, path = itertools.count(100.0), tmp_path / "checkpoint.safetensors"
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    press_ctrl_c_at(monkeypatch, 6)  # the second of epoch 2
+    with pytest.raises(mv.Interrupted):
+        small_fit(path)
+    assert small_fit(path, resume=True)["seconds"] == [1, 2]
+
+
+def test_damaged_checkpoints_stop_the_resumption_and_stay(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    small_fit(path)
+    content = path.read_bytes()
+    mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)]).save(tmp_path / "model.safetensors")
+    model = (tmp_path / "model.safetensors").read_bytes()
+    for bad, message in ((content[:-9], "truncated"), (b"", "no checkpoint"), (model, "a model but no training")):
+        path.write_bytes(bad)
+        with pytest.raises(mv.MiniVAEError, match=message):
+            small_fit(path, resume=True)
+        assert path.read_bytes() == bad
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_before_training(tmp_path):
+    with pytest.raises(mv.MiniVAEError, match="cannot write .*No such file"):
+        small_fit(tmp_path / "nowhere" / "checkpoint.safetensors", callbacks=[lambda history: pytest.fail("trained")])
+
+
+def test_resuming_nothing_begins_and_says_so(tmp_path, capsys):
+    path = tmp_path / "checkpoint.safetensors"
+    assert len(small_fit(path, resume=True)) == 2
+    assert f"no checkpoint {path} yet: starting from the beginning" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------- SIGKILL
+
+
+def start(path):
+    environment = os.environ | {"PYTHONPATH": str(Path(mv.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, killable.__file__, str(path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+
+def killed_at_random(tmp_path, times, seed):
+    """Kill the training at so many moments of its life, each in a life of its own; return how many end the same."""
+    begin = time.perf_counter()
+    expected = start(tmp_path / "expected.safetensors").communicate()[0]
+    seconds = time.perf_counter() - begin
+    assert len(expected) == 65
+    same = 0
+    for i, moment in enumerate(np.random.default_rng(seed).uniform(0.1, 1, times)):
+        path = tmp_path / f"{i}.safetensors"
+        process = start(path)
+        time.sleep(moment * seconds)
+        process.kill()
+        process.communicate()
+        same += start(path).communicate()[0] == expected
+    return same
+
+
+def test_killed(tmp_path):
+    assert killed_at_random(tmp_path, 2, seed=0) == 2
+
+
+@pytest.mark.slow
+def test_killed_at_20_random_moments(tmp_path):
+    assert killed_at_random(tmp_path, 20, seed=1) == 20
