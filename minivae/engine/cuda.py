@@ -30,7 +30,7 @@ TYPES = {
 # For each function an expression: {0}, {1}, {2} are its inputs; {f}, the suffix of functions of float32, stands where
 # they must be floats. Comparisons with a NaN are false, and x != x holds for a NaN alone: so maximum and minimum pass
 # it on, as NumPy's do.
-EXPRESSIONS = {
+EXPRESSIONS: dict = {
     CAST: "{0}", COPY: "{0}", np.positive: "{0}", np.negative: "-{0}", np.where: "{0} ? {1} : {2}",
     np.add: "{0} + {1}", np.subtract: "{0} - {1}", np.multiply: "{0} * {1}", np.divide: "{0} / {1}",
     np.square: "{0} * {0}", np.reciprocal: "1 / {0}", np.absolute: "{0} < 0 ? -{0} : {0} + 0",

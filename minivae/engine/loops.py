@@ -347,8 +347,8 @@ class Loops:
         gone = [i for i in axes if x.shape[i] != 1]
         kept = [i for i in range(x.ndim) if i not in axes and x.shape[i] != 1]
         ones = [i for i in range(x.ndim) if i not in gone + kept]
-        x = x.transpose([*ones, *gone, *kept])[(*[0] * len(ones), ...)]
-        out = out.transpose([*ones, *gone, *kept])[(*[0] * len(ones + gone), ...)]
+        x = x.transpose([*ones, *gone, *kept])[(0,) * len(ones) + (...,)]
+        out = out.transpose([*ones, *gone, *kept])[(0,) * len(ones + gone) + (...,)]
         sizes, (strides,) = _merged(x.shape[: len(gone)], [x])
         x = as_strided(x, (*sizes, *out.shape), (*strides, *x.strides[len(gone) :]))
         while x.ndim > out.ndim + 1:

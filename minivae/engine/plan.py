@@ -32,7 +32,7 @@ def over(array, shape):
     """An operand of an operation of this shape, as its elements need it: broadcast, without axes of length 1."""
     if array.shape != shape:
         array = np.broadcast_to(array, shape)
-    return array[(*(slice(None) if n != 1 else 0 for n in shape), ...)]
+    return array[tuple(slice(None) if n != 1 else 0 for n in shape) + (...,)]
 
 
 def aligned(view):

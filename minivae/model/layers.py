@@ -148,7 +148,9 @@ class Dense(Layer):
 class Activation(Layer):
     """A function of each value by itself, without parameters."""
 
-    function = None
+    @staticmethod
+    def function(x):
+        raise NotImplementedError
 
     def forward(self, params, x):
         y, activation_backward = self.function(x)
