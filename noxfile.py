@@ -2,7 +2,7 @@
 # /// script
 # dependencies = ["nox>=2025.2.9"]
 # ///
-"""The chores of a developer, each in an environment of its own: `nox` runs tests, lint and types; `nox -l` lists them."""
+"""A developer's chores, each in an environment of its own: `nox` runs tests, lint and types; `nox -l` lists them."""
 
 import nox
 
