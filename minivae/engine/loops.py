@@ -21,7 +21,7 @@ from scipy.linalg import cython_blas
 from . import llvm
 from .convolution import PATCH_BYTES, chunk_steps, correlate_weights
 from .llvm import TYPES, Code, Register, function_of, type_of
-from .plan import Plan, over
+from .plan import Plan, merged, over
 from .threads import MAX_WORKERS, WORDS, Crew, blas, product_kernel
 from .tracing import Untraceable, rows
 
@@ -254,7 +254,7 @@ class Loops:
                      else `function` makes of it
         """
         space = arrays[0].shape
-        sizes, strides = _merged(space, arrays, keep_last=bool(totals))
+        sizes, strides = merged(space, arrays, keep_last=bool(totals))
         flat, code = len(sizes) == 1 and not totals, Code()
         n, units = sizes[-1], math.prod(sizes[:-1])
         written, load = set(), _Elements(code, arrays, [step[-1] for step in strides])
@@ -349,7 +349,7 @@ class Loops:
         ones = [i for i in range(x.ndim) if i not in gone + kept]
         x = x.transpose([*ones, *gone, *kept])[(0,) * len(ones) + (...,)]
         out = out.transpose([*ones, *gone, *kept])[(0,) * len(ones + gone) + (...,)]
-        sizes, (strides,) = _merged(x.shape[: len(gone)], [x])
+        sizes, (strides,) = merged(x.shape[: len(gone)], [x])
         x = as_strided(x, (*sizes, *out.shape), (*strides, *x.strides[len(gone) :]))
         while x.ndim > out.ndim + 1:
             between = self.plan.empty(x.shape[1:], x.dtype)
@@ -532,24 +532,6 @@ def _range(access, start, stop):
 
 
 # ------------------------------------------------------------------------------------------------- writing code
-
-
-def _merged(space, arrays, keep_last=False):
-    """The sizes of a space's axes and each array's strides along them, with as few axes as possible."""
-    sizes, strides = [], []
-    for i, n in enumerate(space):
-        steps = [array.strides[i] for array in arrays]
-        last = keep_last and i == len(space) - 1
-        if sizes and not last and all(outer == inner * n for outer, inner in zip(strides[-1], steps, strict=True)):
-            sizes[-1], strides[-1] = sizes[-1] * n, steps
-        else:
-            sizes.append(n)
-            strides.append(steps)
-    if not sizes:
-        return [1], [[array.itemsize] for array in arrays]
-    if keep_last and len(sizes) == 1:
-        sizes, strides = [1, *sizes], [[0] * len(arrays), *strides]
-    return sizes, [list(steps) for steps in zip(*strides, strict=True)]
 
 
 def repeat(code, start, stop, body, carried=()):

@@ -35,6 +35,24 @@ def over(array, shape):
     return array[tuple(slice(None) if n != 1 else 0 for n in shape) + (...,)]
 
 
+def merged(space, arrays, keep_last=False):
+    """The sizes of a space's axes and each array's strides along them, with as few axes as possible."""
+    sizes, strides = [], []
+    for i, n in enumerate(space):
+        steps = [array.strides[i] for array in arrays]
+        last = keep_last and i == len(space) - 1
+        if sizes and not last and all(outer == inner * n for outer, inner in zip(strides[-1], steps, strict=True)):
+            sizes[-1], strides[-1] = sizes[-1] * n, steps
+        else:
+            sizes.append(n)
+            strides.append(steps)
+    if not sizes:
+        return [1], [[array.itemsize] for array in arrays]
+    if keep_last and len(sizes) == 1:
+        sizes, strides = [1, *sizes], [[0] * len(arrays), *strides]
+    return sizes, [list(steps) for steps in zip(*strides, strict=True)]
+
+
 def aligned(view):
     """Whether a value holds all elements of its base in the same order, but for axes of length 1."""
     return view is view.base or same_memory(view.ghost, view.base.ghost)
