@@ -79,8 +79,8 @@ def test_small_models(name, tmp_path):
     make, parts, options = MODELS[name]
     encoder, decoder = make()
     vae = mv.VAE(encoder, decoder, **parts, dtype="float64", seed=1)
-    x = np.random.default_rng(0).random((12, vae.input_dim)).round()
-    y = np.arange(12) % vae.n_classes if vae.n_classes else None
+    x = np.random.default_rng(0).random((40, vae.input_dim)).round()
+    y = np.arange(40) % vae.n_classes if vae.n_classes else None
     known = ("samples", "binarize", "batch_size")
     options = {"batch_size": 5} | {name: options[name] for name in known if name in options}
     step = training_step(vae, mv.Adam(1e-2), x, y, options)

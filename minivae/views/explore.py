@@ -1,0 +1,134 @@
+"""A page on which one walks through a model's latent space: the decoder and the encoder run in the browser.
+
+The page is one HTML file without links: data, weights and programs are in it. The programs are the model's own equations,
+traced and written as JavaScript by `minivae.engine.javascript`.
+"""
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..engine.javascript import javascript
+from ..errors import MiniVAEError
+from ..model.parameters import within
+from .plots import _image_shape
+
+TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
+MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
+COLOURS = (  # told apart by those who see red and green alike, too (Paul Tol's "muted", and black)
+    "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000",
+)  # fmt: skip
+
+LOAD = """
+const numbers = (text, Type) => new Type(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+const halves = bits => Float32Array.from(bits, h => {
+    const sign = h & 0x8000 ? -1 : 1, exponent = h >> 10 & 31, fraction = h & 1023;
+    return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+});
+"""
+
+
+def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent space", n_points=2000, n_examples=30):
+    """The text of the page.
+
+    x           : examples that were not trained on, (N, X) or (N, ...); the first of them can be chosen on the page
+    y           : (N,) integers, their classes; needed for a conditional model
+    class_names : a name for each class
+    image_shape : as in `plots`
+
+    With more than two latent dimensions the plane is that of the first two principal components of the posterior
+    means, and each dimension has a slider. Raises MiniVAEError where x are no images of grey or coloured pixels.
+    """
+    shape = _image_shape(vae, image_shape)
+    x = vae.check_input(x)[:n_points]
+    y = None if y is None else np.asarray(y)[:n_points]
+    names = list(map(str, class_names or range(int(y.max()) + 1 if y is not None else vae.n_classes or 0)))
+    pixels = x if x.dtype == np.uint8 else np.rint(255 * x)
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise MiniVAEError(f"explore draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")
+    mu, _ = vae.encode(x, y if vae.n_classes else None)
+    mean, directions, labels = _plane(mu)
+    points = (mu - mean) @ directions.T
+    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    facts = {
+        "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
+        "D": vae.latent_dim, "classes": vae.n_classes or 0, "names": names, "colours": COLOURS, "labels": labels,
+        "mean": mean.tolist(), "directions": directions.tolist(),
+        "origin": [*(directions @ mean).tolist(), 0.0][:2], "reach": float(1.08 * max(3.2, np.abs(points).max())),
+        "pointClasses": None if y is None else y.tolist(),
+        "exampleClasses": None if y is None else y[:n_examples].tolist(),
+    }  # fmt: skip
+    weights = vae.backend.to_host(vae.parameters.flat).astype("f4")
+    rounded = weights.size > MOST_WEIGHTS
+    bits = f"halves({_numbers(weights.astype('f2'), 'Uint16Array')})"
+    facts["footer"] = f"{weights.size:,} weights" + ", rounded to 16 bits for this page" * rounded + "."
+    program = [
+        LOAD,
+        f"const page = {json.dumps(facts).replace('<', chr(92) + 'u003c')};",
+        f"page.points = {_numbers(points.astype('f4'), 'Float32Array')};",
+        f"page.examples = {_numbers(pixels[:n_examples].astype('u1'), 'Uint8Array')};",
+        f"const weights = {bits if rounded else _numbers(weights, 'Float32Array')};",
+        f"page.decoder = ({_decoder(vae)})();",
+        f"page.encoder = ({_encoder(vae)})();",
+        "for (const part of [page.decoder, page.encoder]) part.arrays.parameters.set(weights);",
+    ]
+    return filled(TEMPLATE, title=html.escape(title), program="\n".join(program))
+
+
+def filled(template, **texts):
+    """A template with texts in the places of their names."""
+    page = template.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        page = page.replace("{{" + name + "}}", text)
+    return page
+
+
+def _numbers(array, kind):
+    return f'numbers("{base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()}", {kind})'
+
+
+def _plane(mu):
+    """A point, and at most two directions of length 1 from it, in which the points mu (N, D) lie; and their names."""
+    D = mu.shape[1]
+    if D <= 2:
+        return np.zeros(D), np.eye(D), ["z1", "z2" if D == 2 else ""]
+    mean = mu.mean(axis=0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(np.cov(mu.T))
+    shares = variances[::-1][:2] / variances.sum()
+    labels = [f"principal component {i} ({share:.0%} of the variance)" for i, share in enumerate(shares, 1)]
+    return mean, directions[:, ::-1].T[:2], labels
+
+
+def _decoder(vae):
+    """z -> the mean of p(x given z), of one row, as JavaScript."""
+
+    def step(a):
+        params = vae.parameters.named(a["parameters"]) | vae.constants
+        rows = np.concatenate([a["z"], a["y"]], axis=1) if "y" in a else a["z"]
+        out, _ = vae.decoder.forward(within(params, "decoder"), rows)
+        return {"mean": vae.likelihood.mean(within(params, "likelihood"), out)}
+
+    return _program(vae, step, z=vae.latent_dim, mean=vae.input_dim)
+
+
+def _encoder(vae):
+    """x -> mu and log_var of q(z given x), of one row, as JavaScript."""
+
+    def step(a):
+        params = vae.parameters.named(a["parameters"]) | vae.constants
+        rows = np.concatenate([a["x"], a["y"]], axis=1) if "y" in a else a["x"]
+        stats, _ = vae.encoder.forward(within(params, "encoder"), rows)
+        mu, log_var = vae.posterior.split(stats)
+        return {"mu": mu, "log_var": log_var}
+
+    return _program(vae, step, x=vae.input_dim, mu=vae.latent_dim, log_var=vae.latent_dim)
+
+
+def _program(vae, step, **widths):
+    if vae.n_classes:
+        widths["y"] = vae.n_classes
+    arrays = {name: np.zeros((1, width), vae.dtype) for name, width in widths.items()}
+    return javascript(step, arrays | {"parameters": np.zeros(vae.parameters.flat.size, vae.dtype)}, vae.dtype)
