@@ -1,0 +1,115 @@
+"""The page on a latent space: its programs compute what the model computes, and it holds what was put in."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import minivae as mv
+from minivae import data
+from minivae.views.explore import explore
+
+node = shutil.which("node")
+needs_node = pytest.mark.skipif(node is None, reason="needs Node")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("sample", limit=60)
+
+
+def dense(n_in, latent, classes=0, **options):
+    return mv.VAE(
+        [mv.Dense(n_in + classes, 12), mv.ReLU(), mv.Dense(12, 2 * latent)],
+        [mv.Dense(latent + classes, 12), mv.Tanh(), mv.Dense(12, n_in)],
+        n_classes=classes or None, seed=2, **options,
+    )  # fmt: skip
+
+
+def convolutional():
+    encoder = [mv.Reshape((28, 28, 1)), mv.Conv2d(1, 3, 3, stride=2), mv.ReLU(), mv.Flatten(), mv.Dense(507, 6)]
+    decoder = [mv.Dense(3, 98), mv.Reshape((7, 7, 2)), mv.ConvTranspose2d(2, 1, 4, stride=4), mv.Flatten()]
+    return mv.VAE(encoder, decoder, seed=1)
+
+
+MODELS = {
+    "two dimensions": lambda: dense(784, 2),
+    "one dimension": lambda: dense(784, 1),
+    "six dimensions": lambda: dense(784, 6, likelihood=mv.Gaussian(1.0), dtype="float64"),
+    "conditional": lambda: dense(784, 3, 10),
+    "convolutional": convolutional,
+}
+RUN = """
+{program}
+const mean = (point, k) => {{ page.decoder.arrays.z.set(point);
+    if (page.classes) page.decoder.arrays.y[k] = 1;
+    page.decoder.run(); return page.decoder.arrays.mean; }};
+page.encoder.arrays.x.set(Array.from(page.examples.subarray(0, page.X), p => p / 255));
+if (page.classes) page.encoder.arrays.y[page.exampleClasses[0]] = 1;
+page.encoder.run();
+const {{mu, log_var}} = page.encoder.arrays;
+console.log([...mu, ...log_var, ...mean(mu, 4), ...page.points].join(' '));
+"""
+
+
+def program_of(page):
+    return re.findall(r"<script>\n(.*?)</script>", page, re.S)[0]
+
+
+@needs_node
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_computes_what_the_model_computes(name, digits, tmp_path):
+    vae = MODELS[name]()
+    y = digits.y_test
+    page = explore(vae, digits.x_test, y, digits.class_names)
+    (tmp_path / "page.js").write_text(RUN.format(program=program_of(page)))
+    out = subprocess.run([node, tmp_path / "page.js"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr[-2000:]
+    numbers = np.array(out.stdout.split(), "f8")
+    D, n = vae.latent_dim, len(digits.x_test)
+    mu, log_var = vae.encode(digits.x_test, y if vae.n_classes else None)
+    np.testing.assert_allclose(numbers[:D], mu[0], 1e-5, 1e-5)
+    np.testing.assert_allclose(numbers[D : 2 * D], log_var[0], 1e-5, 1e-5)
+    mean = vae.decode(mu[:1], 4 if vae.n_classes else None)[0]
+    np.testing.assert_allclose(numbers[2 * D : 2 * D + 784], mean, 1e-5, 1e-5)
+    points = numbers[2 * D + 784 :].reshape(n, 2)
+    if D <= 2:
+        np.testing.assert_allclose(points[:, :D], mu, 1e-6)
+    else:  # the same distances as in the plane of the two largest variances
+        variances = np.linalg.eigvalsh(np.cov(mu.T))[::-1][:2]
+        np.testing.assert_allclose(points.var(axis=0, ddof=1), variances, 1e-4)
+
+
+@needs_node
+def test_many_weights_are_rounded_to_16_bits(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("minivae.views.explore.MOST_WEIGHTS", 1000)
+    vae = dense(784, 2)
+    vae.parameters.flat[:4] = [0, -6e-6, 3.1e-8, 2000]
+    program = program_of(explore(vae, digits.x_test))
+    assert "rounded to 16 bits" in program
+    (tmp_path / "page.js").write_text(f"{program}\nconsole.log([...page.decoder.arrays.parameters].join(' '));")
+    out = subprocess.run([node, tmp_path / "page.js"], capture_output=True, text=True, check=True).stdout
+    np.testing.assert_array_equal(np.array(out.split(), "f4"), vae.parameters.flat.astype("f2").astype("f4"))
+
+
+def test_it_is_one_file_below_3_megabytes(digits):
+    """Of the tutorial's network, with nothing that is fetched from elsewhere."""
+    vae = mv.VAE([mv.Dense(784, 256), mv.ReLU(), mv.Dense(256, 4)], [mv.Dense(2, 256), mv.ReLU(), mv.Dense(256, 784)])
+    page = explore(vae, digits.x_test, title="<b>&")
+    assert len(page) < 3e6 and not re.search(r"https?://|src=|@import|<link", page)
+    assert "<title>&lt;b&gt;&amp;</title>" in page and "{{" not in page.split("<script>")[0]
+
+
+def test_class_names_cannot_break_the_page(digits):
+    names = ["</script><script>alert(1)</script>", *map(str, range(9))]
+    page = explore(dense(784, 2), digits.x_test, digits.y_test, names)
+    assert page.count("</script>") == 2
+
+
+def test_what_is_no_picture_is_refused():
+    with pytest.raises(mv.MiniVAEError, match="x should lie in 0 .. 1, got -.* .. "):
+        explore(dense(16, 2, likelihood=mv.Gaussian(1.0)), np.random.default_rng(0).standard_normal((5, 16)))
+    with pytest.raises(mv.MiniVAEError, match="15 values are no image"):
+        explore(dense(15, 2), np.zeros((3, 15)))
