@@ -96,14 +96,33 @@ def javascript(function, arrays, dtype=None):
     has; integers are floats there. The arguments are those of a backend's `compile`; raises Untraceable where a step
     cannot be traced or does what has no JavaScript here.
     """
-    memory = _Memory()
-    return _Program(trace(function, {name: memory.copy(array) for name, array in arrays.items()}, dtype), memory).text
+    return Program(function, arrays, dtype).text
 
 
-class _Program:
-    def __init__(self, trace, memory):
-        self.memory, self.lines, self.indent, self._constants = memory, [], 2, []
-        self.plan = Plan(trace, memory.empty, self._constant, elementwise_of)
+class _Everything(Plan):
+    """A plan that keeps each value of a list, in memory of its own, for those who want to look at it."""
+
+    def in_memory(self, value):
+        return True
+
+    def _inherited(self, value, i, last):
+        return None
+
+    def _taken(self, value, free):
+        return super()._taken(value, [])
+
+
+class Program:
+    """What `javascript` writes.
+
+    keep : whether all values stay in memory until the next run, where `at(value)` says how to find them
+    """
+
+    def __init__(self, function, arrays, dtype=None, keep=False):
+        self.memory = memory = _Memory()
+        self.lines, self.indent, self._constants = [], 2, []
+        list_ = trace(function, {name: memory.copy(array) for name, array in arrays.items()}, dtype)
+        self.plan = (_Everything if keep else Plan)(list_, memory.empty, self._constant, elementwise_of)
         for value in self.plan.values:
             for dtype in (value.dtype, *value.dtypes):
                 if dtype.name not in TYPES:
@@ -136,10 +155,17 @@ class _Program:
             "    const run = () => {",
             *self.lines,
             "    };",
-            "    return {arrays, run};",
+            "    return {arrays, run, F4, F8, U1};",
             "}",
         ]
         return "\n".join(line for line in lines if line)
+
+    def at(self, value):
+        """Where a value lies: the view of the memory, the first element, the shape, and the steps along its axes."""
+        array = self.plan.array(value)
+        steps = [step // array.itemsize for step in array.strides]
+        view = TYPES[array.dtype.name]
+        return {"view": view, "first": self.memory.place(array), "shape": array.shape, "steps": steps}
 
     def _constant(self, value):
         self._constants.append(self.memory.copy(value))

@@ -1,7 +1,7 @@
 """A page on which one walks through a model's latent space: the decoder and the encoder run in the browser.
 
-The page is one HTML file without links: data, weights and programs are in it. The programs are the model's own equations,
-traced and written as JavaScript by `minivae.engine.javascript`.
+The page is one HTML file without links: data, weights and programs are in it. The programs are the model's own
+equations, traced and written as JavaScript by `minivae.engine.javascript`.
 """
 
 import base64

@@ -1,0 +1,265 @@
+"""A page that shows one step of training in all its numbers: forward through the model, all the way back, the update.
+
+The model's own `forward` is traced, with its parts watched: each notes which operations of the list are its own, what
+it was given and what it gave, forward and backward. The page runs the same list as JavaScript, so that it can be run
+again with another pixel, other noise or another beta.
+"""
+
+import ast
+import copy
+import html
+import inspect
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ..engine.javascript import Program
+from ..engine.tracing import Value
+from ..errors import MiniVAEError
+from ..model.layers import Sequential
+from ..model.optimizers import RMSprop
+from ..model.parameters import within
+from ..model.vae import to_unit
+from .explore import filled
+from .plots import _image_shape
+
+TEMPLATE = Path(__file__).with_name("pages") / "one_step.html"
+
+# The methods that are watched: what they give, and what their backward passes give besides parameters' gradients.
+METHODS = {
+    "forward": (["y"], ["dx"]),
+    "with_kl": (["z", "kl", "floor"], ["dstats"]),
+    "with_log_q": (["z", "log_q"], ["dstats"]),
+    "log_prob": (["log_px"], ["dout"]),
+    "loss": (["loss", "reconstruction", "kl"], ["dlog_px", "dkl"]),
+    "update": (["parameters"], []),
+}
+
+
+@dataclass
+class Stage:
+    """A part of the model at work: the numbers of its operations, and values by name, both ways."""
+
+    name: str
+    kind: str
+    forward: tuple = ()
+    backward: tuple = ()
+    given: dict = field(default_factory=dict)
+    gives: dict = field(default_factory=dict)
+    given_back: dict = field(default_factory=dict)
+    gives_back: dict = field(default_factory=dict)
+
+
+def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="One step of training"):
+    """The text of the page, for one example x (1, X) or (X,), with its label y for a conditional model.
+
+    optimizer : RMSprop(1e-3) by default, in the state in which a training starts
+    seed      : of the noise that the page starts with
+
+    The page is one HTML file without links, about 6 MB for a million weights.
+    """
+    optimizer = RMSprop() if optimizer is None else optimizer
+    x = vae.check_input(np.reshape(x, (1, -1)))
+    pixels = to_unit(x, vae.dtype)
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise MiniVAEError(f"one_step draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")
+    labels = vae.labels.one_hot(vae.labels.check(y, 1), vae.dtype)
+    weights = vae.backend.to_host(vae.parameters.flat).astype(vae.dtype)
+    arrays = {
+        "x": pixels,
+        "eps": np.random.default_rng(seed).standard_normal((1, 1, vae.latent_dim)).astype(vae.dtype),
+        "beta": np.array([vae.beta], vae.dtype),
+        "parameters": weights,
+        "gradients": np.zeros_like(weights),
+        "new parameters": np.zeros_like(weights),
+        "losses": np.zeros((3, 1), vae.dtype),
+        "optimizer.lr": np.array([optimizer.lr], vae.dtype),
+        **{f"optimizer.{name}": np.asarray(array) for name, array in optimizer.fresh_state(weights).items()},
+    } | ({} if labels is None else {"y": labels})
+    stages, step = _watched(vae, optimizer)
+    program = Program(step, arrays, vae.dtype, keep=True)
+    page = _Page(vae, program, stages)
+    shape = _image_shape(vae, image_shape)
+    facts = {
+        "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
+        "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],
+    }  # fmt: skip
+    text = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
+    return filled(TEMPLATE, title=html.escape(title), program=f"const page = {text};\nconst step = ({program.text})();")
+
+
+# ---------------------------------------------------------------------------------------------- watching a model
+
+
+def _watched(vae, optimizer):
+    """A list that each run of the step fills with Stages, and the step, a function of arrays."""
+    stages = []
+
+    def watch(part, method, name):
+        watched, run = copy.copy(part), getattr(part, method)
+        setattr(watched, method, _watching(stages, name, type(part).__name__, method, run))
+        return watched
+
+    def network(sequential, name):
+        return Sequential([watch(layer, "forward", f"{name}.{i}") for i, layer in enumerate(sequential.layers)])
+
+    model = copy.copy(vae)
+    model.encoder, model.decoder = network(vae.encoder, "encoder"), network(vae.decoder, "decoder")
+    model.posterior = watch(vae.posterior, "with_kl" if vae.analytic else "with_log_q", "posterior")
+    model.likelihood, model.bound = watch(vae.likelihood, "log_prob", "likelihood"), watch(vae.bound, "loss", "bound")
+    update = _watching(stages, "update", type(optimizer).__name__, "update", optimizer.update)
+    constants = {name: vae.backend.to_host(array) for name, array in vae.constants.items()}
+
+    def step(a):
+        stages.clear()
+        params = vae.parameters.named(a["parameters"]) | constants
+        losses, gradients = model.losses_and_gradients(params, a["x"], a["eps"], a["beta"], a.get("y"))
+        parameters, _ = update(gradients, a["parameters"], within(a, "optimizer"))
+        return {"losses": losses, "gradients": gradients, "new parameters": parameters}
+
+    return stages, step
+
+
+def _watching(stages, name, kind, method, run):
+    outputs, gradients = METHODS[method]
+
+    def watched(*given, **more):
+        named = inspect.signature(run).bind(*given, **more).arguments
+        list_ = next(value for value in _values(named) if isinstance(value, Value)).trace
+        stage, start = Stage(name, kind), len(list_.values)
+        values, backward = run(*given, **more)
+        stage.forward = start, len(list_.values)
+        stage.given, stage.gives = _flat(named), _flat(dict(zip(outputs, _tuple(values), strict=False)))
+        stages.append(stage)
+
+        def watched_backward(*given):
+            start = len(list_.values)
+            result = backward(*given)
+            stage.backward = start, len(list_.values)
+            *values, grads = _tuple(result) if method != "loss" else (*result, {})
+            stage.given_back = _flat(dict(zip(inspect.signature(backward).parameters, given, strict=False)))
+            of_parameters = {f"d{name}": value for name, value in grads.items()}
+            stage.gives_back = _flat(dict(zip(gradients, values, strict=False)) | of_parameters)
+            return result
+
+        return values, watched_backward if callable(backward) else backward
+
+    return watched
+
+
+def _tuple(values):
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _flat(named):
+    """Values by name, those of a dict of parameters among them."""
+    flat = {}
+    for name, value in named.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return {name: value for name, value in flat.items() if isinstance(value, (Value, np.ndarray))}
+
+
+def _values(named):
+    return [value for each in named.values() for value in (each.values() if isinstance(each, dict) else [each])]
+
+
+# ------------------------------------------------------------------------------------------ what the page is told
+
+
+class _Page:
+    def __init__(self, vae, program, stages):
+        self.program, self.plan = program, program.plan
+        self.live = {value.number: value for value in self.plan.values}
+        whole = self.plan.trace.inputs["parameters"].ghost
+        views = vae.parameters.named(whole)
+        self.parameters = {(view.__array_interface__["data"][0], view.size): name for name, view in views.items()}
+
+    def stage(self, stage):
+        ways = {"forward": stage.forward, "backward": stage.backward}
+        operations = {
+            way: [self.operation(self.live[n]) for n in range(*numbers) if n in self.live] if numbers else []
+            for way, numbers in ways.items()
+        }
+        values = [self.live[n] for numbers in ways.values() if numbers for n in range(*numbers) if n in self.live]
+        return {
+            "name": stage.name,
+            "kind": stage.kind,
+            "functions": _functions(values),
+            **operations,
+            **{key: self.named(getattr(stage, key)) for key in ("given", "gives", "given_back", "gives_back")},
+        }
+
+    def named(self, values):
+        """Where values lie, by name; a number for an array that is the same in every step, and None for one that nobody
+        needs, and that is not computed.
+        """
+        return {name: self.where(value) for name, value in values.items()}
+
+    def where(self, value):
+        array = value if isinstance(value, np.ndarray) else value.ghost
+        if isinstance(value, np.ndarray) or value.base.kind == "constant":
+            return {"constant": float(array.flat[0]), "shape": array.shape}
+        return self.program.at(value) if value.base.number in self.plan.arrays else None
+
+    def operation(self, value):
+        line = value.line
+        return self.program.at(value) | {
+            "number": value.number,
+            "name": value.name if value.kind != "reduce" else {"add": "sum", "maximum": "max"}[value.name],
+            "inputs": [self.operand(source) for source in value.inputs],
+            "kind": value.kind,
+            "operands": [self.where(source) for source in value.inputs],
+            "file": Path(line.file).name, "line": line.number, "text": line.text,
+        }  # fmt: skip
+
+    def operand(self, value):
+        base = value.base
+        if base.kind == "input":
+            return self.parameters.get((value.ghost.__array_interface__["data"][0], value.size), base.settings)
+        if base.kind == "constant":
+            return f"{base.ghost.flat[0]:.4g}" if (base.ghost == base.ghost.flat[0]).all() else "constant"
+        return f"%{base.number}" if value is base else f"%{base.number} seen as {value.shape}".replace(",)", ")")
+
+
+def _functions(values):
+    """The functions in which operations stand: name, file, equations of the docstring, and the lines of the source."""
+    found = {}
+    for value in values:
+        node, lines = _function_at(value.line.file, value.line.number)
+        if node is not None and node.name not in found:
+            found[node.name] = {
+                "name": node.name,
+                "file": Path(value.line.file).name,
+                "about": ast.get_docstring(node) or "",
+                "source": _without_docstring(node, lines[node.lineno - 1 : node.end_lineno]),
+            }
+    return list(found.values())
+
+
+def _without_docstring(node, source):
+    """The lines as [number, text], those of the docstring left out."""
+    text = node.body[0]
+    gone = range(text.lineno, text.end_lineno + 1) if ast.get_docstring(node) else ()
+    numbered = [[node.lineno + i, line] for i, line in enumerate(source) if node.lineno + i not in gone]
+    margin = min(len(re.match(" *", line)[0]) for _, line in numbered if line.strip())
+    return [[number, line[margin:]] for number, line in numbered]
+
+
+@cache
+def _parsed(file):
+    text = Path(file).read_text(encoding="utf-8")
+    return ast.parse(text), text.splitlines()
+
+
+def _function_at(file, number):
+    """The outermost function, or method, around a line."""
+    tree, lines = _parsed(file)
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
+    for node in (node for body in bodies for node in body):
+        if isinstance(node, ast.FunctionDef) and node.lineno <= number <= node.end_lineno:
+            return node, lines
+    return None, lines

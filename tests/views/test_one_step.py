@@ -1,0 +1,142 @@
+"""The page on one step of training: its numbers are NumPy's, and what it says of them is so."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minivae as mv
+from minivae import data
+from minivae.views.explore import explore
+from minivae.views.one_step import one_step
+
+node, chromium = shutil.which("node"), shutil.which("chromium")
+PACKAGE = Path(mv.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def digit():
+    return data.load("sample", limit=5).x_test[3]
+
+
+def networks(latent=2, classes=0, n_stats=None):
+    encoder = [mv.Dense(784 + classes, 9), mv.ReLU(), mv.Dense(9, n_stats or 2 * latent)]
+    return encoder, [mv.Dense(latent + classes, 9), mv.Tanh(), mv.Dense(9, 784)]
+
+
+def convolutional():
+    encoder = [mv.Reshape((28, 28, 1)), mv.Conv2d(1, 3, 3, stride=2), mv.ReLU(), mv.Flatten(), mv.Dense(507, 6)]
+    return encoder, [mv.Dense(3, 98), mv.Reshape((7, 7, 2)), mv.ConvTranspose2d(2, 1, 4, stride=4), mv.Flatten()]
+
+
+MODELS = {
+    "ELBO": (networks(), {"beta": 0.7}),
+    "float64, Gaussian": (networks(), {"dtype": "float64", "likelihood": mv.Gaussian(1.0)}),
+    "importance-weighted": (networks(), {"bound": mv.ImportanceWeighted()}),
+    "flow": (networks(n_stats=6), {"posterior": mv.FlowPosterior([mv.InverseAutoregressive(2, 4, context=2)])}),
+    "conditional": (networks(classes=10), {"n_classes": 10}),
+    "convolutional": (convolutional(), {}),
+    "free bits": (networks(), {"free_bits": 0.3}),
+}
+
+
+def page_of(name, digit, **options):
+    vae = mv.VAE(*MODELS[name][0], seed=3, **MODELS[name][1])
+    return vae, one_step(vae, digit, y=[4] if vae.n_classes else None, **options)
+
+
+def program_of(page):
+    return re.findall(r"<script>\n(.*?)</script>", page, re.S)[0]
+
+
+def facts_of(page):
+    return json.loads(re.search(r"^const page = (.*);$", page, re.M)[1])
+
+
+@pytest.mark.skipif(node is None, reason="needs Node")
+@pytest.mark.parametrize("name", MODELS)
+def test_numbers_are_those_of_numpy(name, digit, tmp_path):
+    """At first, and again with another pixel, other noise and another beta; gradients and the update as well."""
+    vae, page = page_of(name, digit, optimizer=mv.Adam(1e-2), seed=5)
+    (tmp_path / "page.js").write_text(
+        f"{program_of(page)}\n"
+        "const told = () => console.log([...step.arrays.losses, ...step.arrays.gradients].join(' '));\n"
+        "step.run(); told(); console.log([...step.arrays['new parameters']].join(' '));\n"
+        "step.arrays.x[300] = 1; step.arrays.eps[0] = -2.5; step.arrays.beta[0] = 3; step.run(); told();"
+    )
+    out = subprocess.run([node, tmp_path / "page.js"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr[-2000:]
+    first, updated, second = (np.array(line.split(), "f8") for line in out.stdout.splitlines())
+    x, y = digit.reshape(1, -1) / 255, [4] if vae.n_classes else None
+    eps = np.random.default_rng(5).standard_normal((1, 1, vae.latent_dim))
+
+    def expected():
+        arrays = x.astype(vae.dtype), eps.astype(vae.dtype), vae.beta_array, vae._one_hot(vae.labels.check(y, 1))
+        return np.concatenate([part.ravel() for part in vae.losses_and_gradients(vae._params, *arrays)])
+
+    expectation = expected()
+    np.testing.assert_allclose(first, expectation, 1e-5, 1e-5)
+    adam = mv.Adam(1e-2)
+    p = vae.parameters.flat
+    state = adam.fresh_state(p) | {"lr": np.array([1e-2], vae.dtype)}
+    step = np.abs(expectation[3:]) > 1e-4  # where Adam's first step does not hang on the rounding of the gradient
+    new, _ = adam.update(expectation[3:].astype(vae.dtype), p, state)
+    np.testing.assert_allclose(updated[step], new[step], 1e-4, 1e-6)
+    x[0, 300], eps[0, 0, 0], vae.beta = 1, -2.5, 3.0
+    np.testing.assert_allclose(second, expected(), 1e-5, 2e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_said_of_operations(name, digit):
+    vae, page = page_of(name, digit)
+    stages = facts_of(page)["stages"]
+    n_layers = len(vae.encoder.layers) + len(vae.decoder.layers)
+    assert [stage["name"] for stage in stages][-3:] == ["likelihood", "bound", "update"]
+    assert len(stages) == n_layers + 4
+    sources = {path.name: path.read_text().splitlines() for path in PACKAGE.glob("model/*.py")}
+    known = set(vae.parameters) | {"x", "y", "eps", "beta", "constant", "optimizer.lr", "optimizer.w", "parameters"}
+    for stage in stages:
+        for operation in stage["forward"] + stage["backward"]:
+            assert sources[operation["file"]][operation["line"] - 1].strip() == operation["text"]
+            for text in operation["inputs"]:
+                assert text in known or re.match(r"%\d+|-?[\d.]", text), text
+            if stage["name"] != "update":  # its line is in the sources that are shown
+                lines = {(f["file"], number) for f in stage["functions"] for number, _ in f["source"]}
+                assert (operation["file"], operation["line"]) in lines
+
+
+def test_gradients_stand_beside_their_values(digit):
+    """Of the same shape, from part to part: what one gives is what the one before takes."""
+    _, page = page_of("ELBO", digit)
+    stages = {stage["name"]: stage for stage in facts_of(page)["stages"]}
+    for name, after in (("encoder.0", "encoder.1"), ("encoder.1", "encoder.2"), ("decoder.0", "decoder.1")):
+        assert stages[name]["gives"]["y"] == stages[after]["given"]["x"]
+        assert stages[name]["given_back"]["dy"] == stages[after]["gives_back"]["dx"]
+        assert stages[name]["given_back"]["dy"]["shape"] == stages[name]["gives"]["y"]["shape"]
+    assert stages["encoder.0"]["gives_back"]["dx"] is None
+    assert stages["decoder.0"]["gives_back"]["dW"]["shape"] == [2, 9]
+    assert stages["likelihood"]["given_back"]["dlog_px"] == {"constant": -1.0, "shape": [1, 1]}
+
+
+def test_bad_input(digit):
+    vae = mv.VAE(*networks(), likelihood=mv.Gaussian(1.0))
+    with pytest.raises(mv.MiniVAEError, match="x should lie in 0 .. 1"):
+        one_step(vae, digit.astype("f4"))
+
+
+@pytest.mark.skipif(chromium is None, reason="needs Chromium")
+@pytest.mark.parametrize("make", ["one step", "explore"])
+def test_in_a_browser_without_a_network(make, digit, tmp_path):
+    """No error on the console, and the page has drawn itself."""
+    vae = mv.VAE(*networks())
+    page = one_step(vae, digit) if make == "one step" else explore(vae, digit[None], np.array([3]))
+    (tmp_path / "page.html").write_text(page)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/page.html"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "CONSOLE" not in out.stderr
+    assert ("operation 1 of" if make == "one step" else "decoded in") in out.stdout
