@@ -230,8 +230,9 @@ def _functions(values):
     found = {}
     for value in values:
         node, lines = _function_at(value.line.file, value.line.number)
-        if node is not None and node.name not in found:
-            found[node.name] = {
+        key = node and (value.line.file, node.lineno)
+        if key and key not in found:
+            found[key] = {
                 "name": node.name,
                 "file": Path(value.line.file).name,
                 "about": ast.get_docstring(node) or "",
