@@ -63,16 +63,16 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     }  # fmt: skip
     weights = vae.backend.to_host(vae.parameters.flat).astype("f4")
     rounded = weights.size > MOST_WEIGHTS
-    bits = f"halves({_numbers(weights.astype('f2'), 'Uint16Array')})"
+    bits = f"halves({typed_array(weights.astype('f2'), 'Uint16Array')})"
     facts["footer"] = f"{weights.size:,} weights" + ", rounded to 16 bits for this page" * rounded + "."
     program = [
         LOAD,
         f"const page = {json.dumps(facts).replace('<', chr(92) + 'u003c')};",
-        f"page.points = {_numbers(points.astype('f4'), 'Float32Array')};",
-        f"page.examples = {_numbers(pixels[:n_examples].astype('u1'), 'Uint8Array')};",
-        f"const weights = {bits if rounded else _numbers(weights, 'Float32Array')};",
-        f"page.decoder = ({_decoder(vae)})();",
-        f"page.encoder = ({_encoder(vae)})();",
+        f"page.points = {typed_array(points.astype('f4'), 'Float32Array')};",
+        f"page.examples = {typed_array(pixels[:n_examples].astype('u1'), 'Uint8Array')};",
+        f"const weights = {bits if rounded else typed_array(weights, 'Float32Array')};",
+        f"page.decoder = ({decoder(vae)})();",
+        f"page.encoder = ({encoder(vae)})();",
         "for (const part of [page.decoder, page.encoder]) part.arrays.parameters.set(weights);",
     ]
     return filled(TEMPLATE, title=html.escape(title), program="\n".join(program))
@@ -86,7 +86,8 @@ def filled(template, **texts):
     return page
 
 
-def _numbers(array, kind):
+def typed_array(array, kind):
+    """A NumPy array as JavaScript."""
     return f'numbers("{base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()}", {kind})'
 
 
@@ -102,8 +103,8 @@ def _plane(mu):
     return mean, directions[:, ::-1].T[:2], labels
 
 
-def _decoder(vae):
-    """z -> the mean of p(x given z), of one row, as JavaScript."""
+def decoder(vae, n=1):
+    """z -> the mean of p(x given z), of n rows, as JavaScript."""
 
     def step(a):
         params = vae.parameters.named(a["parameters"]) | vae.constants
@@ -111,11 +112,11 @@ def _decoder(vae):
         out, _ = vae.decoder.forward(within(params, "decoder"), rows)
         return {"mean": vae.likelihood.mean(within(params, "likelihood"), out)}
 
-    return _program(vae, step, z=vae.latent_dim, mean=vae.input_dim)
+    return _program(vae, step, n, z=vae.latent_dim, mean=vae.input_dim)
 
 
-def _encoder(vae):
-    """x -> mu and log_var of q(z given x), of one row, as JavaScript."""
+def encoder(vae, n=1):
+    """x -> mu and log_var of q(z given x), of n rows, as JavaScript."""
 
     def step(a):
         params = vae.parameters.named(a["parameters"]) | vae.constants
@@ -124,11 +125,11 @@ def _encoder(vae):
         mu, log_var = vae.posterior.split(stats)
         return {"mu": mu, "log_var": log_var}
 
-    return _program(vae, step, x=vae.input_dim, mu=vae.latent_dim, log_var=vae.latent_dim)
+    return _program(vae, step, n, x=vae.input_dim, mu=vae.latent_dim, log_var=vae.latent_dim)
 
 
-def _program(vae, step, **widths):
+def _program(vae, step, n, **widths):
     if vae.n_classes:
         widths["y"] = vae.n_classes
-    arrays = {name: np.zeros((1, width), vae.dtype) for name, width in widths.items()}
+    arrays = {name: np.zeros((n, width), vae.dtype) for name, width in widths.items()}
     return javascript(step, arrays | {"parameters": np.zeros(vae.parameters.flat.size, vae.dtype)}, vae.dtype)
