@@ -46,7 +46,8 @@ const product = (memory, a, aRow, aColumn, b, bRow, bColumn, c, cRow, m, k, n, a
             let l = 0;
             for (; l + 3 < k; l += 4) {
                 const p = a + l * aColumn, q0 = b + l * bRow, q1 = q0 + bRow, q2 = q1 + bRow, q3 = q2 + bRow;
-                const x0 = memory[p], x1 = memory[p + aColumn], x2 = memory[p + 2 * aColumn], x3 = memory[p + 3 * aColumn];
+                const x0 = memory[p], x1 = memory[p + aColumn];
+                const x2 = memory[p + 2 * aColumn], x3 = memory[p + 3 * aColumn];
                 for (let j = 0; j < n; j++)
                     total[j] += x0 * memory[q0 + j] + x1 * memory[q1 + j] + x2 * memory[q2 + j] + x3 * memory[q3 + j];
             }
