@@ -761,7 +761,7 @@ class FakeCublas:
         a = self._matrix(dtype, a, (k, m) if a_op == TRANSPOSE else (m, k), lda)
         b = self._matrix(dtype, b, (n, k) if b_op == TRANSPOSE else (k, n), ldb)
         c = self._matrix(dtype, c, (m, n), ldc)
-        if any(np.may_share_memory(c._data, x._data) for x in (a, b)):
+        if any(np.shares_memory(c._data, x._data) for x in (a, b)):
             raise Refused("matmul: out overlaps an operand")
         left = a._data.T if a_op == TRANSPOSE else a._data
         right = b._data.T if b_op == TRANSPOSE else b._data
