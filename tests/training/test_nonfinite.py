@@ -37,7 +37,7 @@ def test_divergence_is_named_and_the_last_good_weights_come_back(tmp_path, backe
     path, good = tmp_path / "checkpoint.safetensors", []
     vae = make(backend=backend)
 
-    def keep(history):
+    def keep(run):
         good[:] = [np.array(backend.to_host(vae.parameters.flat))]
 
     with pytest.raises(mv.MiniVAEError, match=r"a smaller learning rate, optimizer=ClipNorm\(\.\.\.\)") as error:
@@ -69,8 +69,8 @@ def test_divergence_is_named_and_the_last_good_weights_come_back(tmp_path, backe
 def test_the_first_bad_value_is_the_one_that_is_named(tensor, operation):
     vae = make()
 
-    def spoil(history):
-        if len(history) == 2:
+    def spoil(run):
+        if run.epoch == 2:
             vae.parameters[tensor][...] = np.nan
 
     with pytest.raises(mv.MiniVAEError, match=f"epoch 3, step 1 of 4: {operation} {PRODUCT} is not finite"):
@@ -141,8 +141,8 @@ def test_the_step_that_is_named_is_the_one_with_the_bad_example():
     orders = [generator(0, SHUFFLE, epoch).permutation(40).tolist() for epoch in (1, 2, 3)]
     bad = next(i for i in range(40) if len({order.index(i) // 10 for order in orders}) == 3)
 
-    def spoil(history):
-        if len(history) == 2:
+    def spoil(run):
+        if run.epoch == 2:
             x[bad] = 1e25
 
     step, line = orders[2].index(bad) // 10 + 1, line_of(gaussian.gaussian_kl, "mu**2")

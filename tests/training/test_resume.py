@@ -56,8 +56,8 @@ def test_stopped_after_an_epoch(tmp_path, expected, epoch):
     """The callbacks of an epoch that was not kept run again."""
     path = tmp_path / "checkpoint.safetensors"
 
-    def stop(history):
-        if len(history) == epoch:
+    def stop(run):
+        if run.epoch == epoch:
             raise Stop
 
     with pytest.raises(Stop):
@@ -221,7 +221,7 @@ def test_damaged_checkpoints_stop_the_resumption_and_stay(tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_before_training(tmp_path):
     with pytest.raises(mv.MiniVAEError, match="cannot write .*No such file"):
-        small_fit(tmp_path / "nowhere" / "checkpoint.safetensors", callbacks=[lambda history: pytest.fail("trained")])
+        small_fit(tmp_path / "nowhere" / "checkpoint.safetensors", callbacks=[lambda run: pytest.fail("trained")])
 
 
 def test_resuming_nothing_begins_and_says_so(tmp_path, capsys):
