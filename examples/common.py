@@ -77,11 +77,11 @@ def print_data(dataset):
     print(f"data {dataset.source}: {len(dataset.x_train)} training, {len(dataset.x_test)} test images")
 
 
-def data_name(dataset):
-    """What a result is of, in a few words."""
-    names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "sample": "the bundled sample of MNIST"}
-    name = names.get(dataset.name, dataset.name)
-    return f"{name}, {len(dataset.x_train):,} training and {len(dataset.x_test):,} test images"
+def data_name(arguments, dataset):
+    """What a result is of, in a few words: the data that were found, not those that were asked for."""
+    names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "sample": "the bundled sample"}
+    limit = f", first {arguments.limit} only" if arguments.limit else ""
+    return names.get(dataset.name, dataset.name) + limit
 
 
 def check_writable(folder):
@@ -143,7 +143,7 @@ def print_result(arguments, history, dataset, published):
     if arguments.beta != 1:
         print(f"test loss with beta = {arguments.beta:g}: {row['val_loss']:.1f} nats")
     elbo = f"test -ELBO {reconstruction + kl:.1f} nats (reconstruction {reconstruction:.1f}, KL {kl:.1f})"
-    print(f"{elbo} on {data_name(dataset)}")
+    print(f"{elbo} on {data_name(arguments, dataset)}")
 
 
 def save_results(arguments, vae, dataset):

@@ -83,7 +83,7 @@ def main():
     print(f"results in {arguments.out}")
     print(f"published: {PUBLISHED[arguments.posterior]} on statically binarized MNIST after 65,000 steps")
     print(f"test ELBO {elbo:.2f} nats, log p(x) {log_p:.2f} nats ({arguments.nll_samples} samples) after {steps} steps")
-    print(f"on {data_name(dataset)}, binarized")
+    print(f"on {data_name(arguments, dataset)}, binarized")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main():
     print(f"results in {arguments.out}")
     print("published, on MNIST after 3,280 epochs, for k = 1, 5, 50: VAE 86.76, 86.47, 86.35; IWAE 86.76, 85.54, 84.78")
     print(f"test NLL {nll:.2f} nats ({arguments.nll_samples} samples), {active} of {vae.latent_dim} units active")
-    print(f"on {data_name(dataset)}, binarized")
+    print(f"on {data_name(arguments, dataset)}, binarized")
 
 
 if __name__ == "__main__":

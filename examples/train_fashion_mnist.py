@@ -62,8 +62,8 @@ def main():
     print(f"results in {arguments.out}")
     print("published: 15.256 = 10.834 + 4.422 on Fashion-MNIST after 60 epochs, 15.59 after 30")
     loss, error, kl = (history[-1][f"val_{name}"] for name in ("loss", "reconstruction", "kl"))
-    weight = "" if arguments.beta == 1 else f"{arguments.beta:g} x "
-    print(f"test loss {loss:.3f} = half the squared error {error:.3f} + {weight}KL {kl:.3f} on {data_name(dataset)}")
+    parts = f"half the squared error {error:.3f} + {'' if arguments.beta == 1 else f'{arguments.beta:g} x '}KL {kl:.3f}"
+    print(f"test loss {loss:.3f} = {parts} on {data_name(arguments, dataset)}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def fit(arguments, vae, x, **options):
     return history
 
 
-def print_test(vae, dataset):
+def print_test(arguments, vae, dataset):
     """The test loss with z drawn, as in training, and the reconstruction from mu."""
     x = dataset.x_test
     losses = vae.evaluate(x)
@@ -73,7 +73,7 @@ def print_test(vae, dataset):
     print(f"reconstruction of test images from mu {from_mu:.1f} nats, from a draw of z {drawn:.1f}")
     print("published: nothing for this recipe")
     result = f"test -ELBO {drawn + kl:.1f} nats (reconstruction {drawn:.1f}, KL {kl:.1f})"
-    print(f"{result} on {data_name(dataset)}")
+    print(f"{result} on {data_name(arguments, dataset)}")
 
 
 def draw(arguments, vae, history, dataset):
@@ -123,7 +123,7 @@ def main():
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)
     print(f"results in {arguments.out}")
-    print_test(vae, dataset)
+    print_test(arguments, vae, dataset)
 
 
 if __name__ == "__main__":

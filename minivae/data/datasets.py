@@ -131,7 +131,8 @@ def _search(collection, download):
         reason = f"no {collection.title} in {folder} (MINIVAE_DATA), and {error}" if folder else str(error)
         if collection.name != MNIST.name:
             raise MiniVAEError(f"{reason}. Give a data directory that has {collection.title}") from error
-        return replace(_sample(), note=f"the bundled sample, 5,000 + 1,000 digits, stands in for MNIST: {reason}")
+        return replace(_sample(), note="the bundled sample, 5,000 + 1,000 digits, stands in for MNIST; a folder that "
+                                       f"has MNIST may be given as data_dir or MINIVAE_DATA. {reason}")
 
 
 def _sample():

@@ -58,7 +58,7 @@ def _answering(collection, name):
             answers.put((url, _reason(error)))
 
     hosts = ", ".join(urlsplit(mirror).hostname for mirror in collection.mirrors)
-    print(f"minivae: looking for {collection.title} at {hosts} ...", file=sys.stderr)
+    print(f"minivae: looking for {collection.title} at {hosts} (for at most {PATIENCE} s)", file=sys.stderr)
     end = time.monotonic() + PATIENCE
     for url in outcome:
         threading.Thread(target=ask, args=(url,), daemon=True).start()

@@ -150,6 +150,19 @@ def test_the_step_that_is_named_is_the_one_with_the_bad_example():
         mv.fit(vae, x, epochs=5, batch_size=10, optimizer=mv.SGD(1e-30), callbacks=[spoil])
 
 
+@pytest.mark.parametrize("scale, told", [(255.0, True), (1.0, False)])
+def test_the_scale_of_x_is_named_where_it_may_be_the_cause(scale, told):
+    """Weights that overflow for another reason say nothing of x; uint8 pixels are brought to [0, 1] anyway."""
+    for x in data() * np.float32(scale), (data() * 255).astype(np.uint8):
+        vae = make(likelihood=mv.Gaussian())
+        vae.parameters["decoder.0.W"].fill(np.nan)
+        with pytest.raises(mv.MiniVAEError, match="Usual cures") as error:
+            mv.fit(vae, x, epochs=1, batch_size=10)
+        scaled = re.search(r"x lies in \[(\S+), (\S+)\]: divide it", str(error.value))
+        assert bool(scaled) == (told and x.dtype != np.uint8)
+        assert not scaled or float(scaled[2]) == pytest.approx(x.max(), rel=1e-3)
+
+
 def test_the_short_last_step_is_named_as_well():
     """43 rows: the last step has 3 of them, among which is the bad one."""
     order = generator(0, SHUFFLE, 1).permutation(43)
