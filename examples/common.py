@@ -79,9 +79,9 @@ def print_data(dataset):
 
 def data_name(arguments, dataset):
     """What a result is of, in a few words: the data that were found, not those that were asked for."""
-    names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "sample": "the bundled sample"}
+    names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "emnist-letters": "EMNIST letters"}
     limit = f", first {arguments.limit} only" if arguments.limit else ""
-    return names.get(dataset.name, dataset.name) + limit
+    return names.get(dataset.name, "the bundled sample") + limit
 
 
 def check_writable(folder):

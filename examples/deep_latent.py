@@ -82,8 +82,8 @@ def main():
         save_training_figures(arguments, vae, history)
     print(f"results in {arguments.out}")
     print(f"published: {PUBLISHED[arguments.posterior]} on statically binarized MNIST after 65,000 steps")
+    print(f"on {data_name(arguments, dataset)}, binarized:")
     print(f"test ELBO {elbo:.2f} nats, log p(x) {log_p:.2f} nats ({arguments.nll_samples} samples) after {steps} steps")
-    print(f"on {data_name(arguments, dataset)}, binarized")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from minivae import data
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(minivae.__file__).parent.parent)}
-LAST_LINE = r"test -ELBO (\d+\.\d) nats \(reconstruction (\d+\.\d), KL (\d+\.\d)\) on [\w ,]+"
+LAST_LINE = r"test -ELBO (\d+\.\d) nats \(reconstruction (\d+\.\d), KL (\d+\.\d)\) on [\w ,-]+"
 
 
 def run(script, *arguments, cwd=None, status=0):
@@ -81,6 +81,40 @@ def test_same_seed_gives_the_same_metrics_bit_for_bit(finished, tmp_path):
         return [row.split(",")[:1] + row.split(",")[2:] for row in rows]
 
     assert without_seconds(tmp_path) == without_seconds(finished[0])
+
+
+def test_data_that_stand_in_for_others_are_named_beside_the_result(tmp_path):
+    """MNIST asked for and not to be had: one line of warning, and a result that says what it is of."""
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:1"}
+    command = [sys.executable, str(ROOT / "examples" / "train_mnist.py"), "--out", str(tmp_path / "out")]
+    arguments = ["--backend", "numpy", "--epochs", "1", "--hidden", "8", "--no-plots"]
+    process = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=100)
+    asked, *downloading, warning = process.stderr.splitlines()
+    assert asked.startswith("minivae: looking for MNIST at ossci-datasets.s3.amazonaws.com, ") and downloading == []
+    assert warning.startswith("warning: the bundled sample, 5,000 + 1,000 digits, stands in for MNIST")
+    published, expected, result = process.stdout.splitlines()[-3:]
+    assert published == "published: 151.05 on MNIST after 50 epochs, 172.6 after the first"
+    assert expected.startswith("expected on the bundled sample: 165.1 to 167.0 after 50 epochs")
+    assert re.fullmatch(LAST_LINE, result) and result.endswith(" on the bundled sample")
+
+
+@pytest.mark.parametrize("lines", [1, 4])
+def test_a_reader_that_goes_away_ends_a_run_quietly(lines, tmp_path):
+    """As `| head` does: after the first line, and after the first epoch."""
+    arguments = ["--dataset", "sample", "--backend", "numpy", "--epochs", "50", "--hidden", "8", "--no-plots"]
+    command = [sys.executable, str(ROOT / "examples" / "train_mnist.py"), "--out", str(tmp_path), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
+        for _ in range(lines):
+            assert run.stdout.readline()
+        run.stdout.close()
+        assert run.stderr.read() == "" and run.wait(60) == 1
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_choice_of_auto_is_told_once(tmp_path):
+    process = train(tmp_path, "--backend", "auto", "--limit", 100, "--epochs", 1, "--hidden", 8, "--no-plots")
+    told = [line for line in (process.stdout + process.stderr).splitlines() if "backend" in line]
+    assert len(told) == 1 and re.match("minivae: backend (numpy|numba|cupy): ", told[0])
 
 
 def test_figures(finished):

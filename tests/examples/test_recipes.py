@@ -30,6 +30,7 @@ def test_a_recipe_sets_what_the_command_line_does_not(tmp_path):
     assert {key: config[key] for key in wanted} == wanted
     published, result = process.stdout.splitlines()[-2:]
     assert published == "published: 106.66 on MNIST at epoch 7"
+    assert result.endswith("on the bundled sample, first 300 only")
     assert re.fullmatch(LAST_LINE, result)
 
 
