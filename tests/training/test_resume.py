@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae.storage import checkpoint as storage
 from minivae.training.state import Training
 
 SMALL = {"epochs": 9, "n": 80}  # 64 to train on: 9 full batches of 7 and one of 1
@@ -192,6 +193,19 @@ def test_what_a_killed_write_left_is_removed(tmp_path, expected):
     other.touch()
     assert killable.digest(*killable.train(path, **SMALL)) == expected
     assert not leftover.exists() and other.exists()
+
+
+def test_a_training_that_version_0_1_had_stopped_early_stays_so(tmp_path):
+    """Its checkpoints said nothing of having stopped, and kept the best weights under another name."""
+    path, options = tmp_path / "checkpoint.npz", {"epochs": 60, "n": 80, "patience": 2}
+    expected = killable.digest(*killable.train(path, **options))
+    arrays, record = storage.read(path)
+    assert len(record["training"]["history"]) < 60
+    record["training"].pop("stopped")
+    record["training"] |= record["training"].pop("kept")
+    arrays["extra.best"] = arrays.pop("extra.kept.best_weights")
+    storage.write(path, arrays, {key: record[key] for key in ("model", "settings", "training")})
+    assert killable.digest(*killable.train(path, **options)) == expected
 
 
 # ------------------------------------------------------------------------------------------- what does not fit
