@@ -106,7 +106,8 @@ class EpochPrinter:
 
     def __call__(self, run):
         row = run.history[-1]
-        table = [("epoch", 5, f"{run.epoch}/{run.epochs}"), ("seconds", 8, f"{row['seconds']:.2f}")]
+        digits = len(str(run.epochs))
+        table = [("epoch", 2 * digits + 1, f"{run.epoch}/{run.epochs}"), ("seconds", 8, f"{row['seconds']:.2f}")]
         for prefix, name in (("train", "train"), ("val", self.validation)):
             if f"{prefix}_loss" in row:
                 titles = (f"{name} loss", 10, "loss"), ("reconstr.", 9, "reconstruction"), ("KL", 7, "kl")

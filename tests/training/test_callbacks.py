@@ -158,6 +158,11 @@ def test_a_beta_has_its_own_column_until_it_is_1(capsys):
     assert [line.split()[0] for line in lines[5:]] == ["2/3", "3/3"]
 
 
+def test_rows_stay_under_their_titles_however_many_epochs(capsys):
+    lines, _ = printed(capsys, make(), epochs=1000, verbose=True, callbacks=lambda run: run.epoch == 10 and run.stop())
+    assert len(lines) == 12 and {len(line) for line in lines[1:]} == {len(lines[1])}
+
+
 def test_the_printed_parts_add_up_as_the_formula_says(capsys):
     lines, _ = printed(capsys, make(beta=0.1), verbose=True)
     loss, reconstruction, kl, beta = map(float, lines[-1].split()[2:])
