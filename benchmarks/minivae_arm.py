@@ -27,7 +27,7 @@ class MiniVAE:
             self.vae.backend.upload(value, out=view)
         optimizer = mv.Adam(1e-3) if workload.optimizer == "adam" else mv.RMSprop(1e-3)
         rows = np.arange(len(images))
-        self.training = Training(self.vae, optimizer, images, None, rows, workload.batch, 1, False, 0, None, None)
+        self.training = Training(self.vae, optimizer, images, None, rows, workload.batch, 1, False, 0, None)
         self.passes = 0
 
     def layers(self, weights):

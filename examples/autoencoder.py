@@ -78,8 +78,8 @@ class Autoencoder:
     def reconstruct(self, x):
         return self.decode(self.encode(x)[0])
 
-    def sample(self, n, seed=None):
-        return self.decode(generator(self.seed if seed is None else seed).standard_normal((n, self.latent_dim)))
+    def sample(self, n, seed):
+        return self.decode(generator(seed).standard_normal((n, self.latent_dim)))
 
 
 def train_both(arguments, x, latent_dim, name):
@@ -133,10 +133,11 @@ def compare(arguments, dataset):
         if not arguments.no_plots:
             from minivae.views import plots
 
-            save_figures(arguments, **{
-                f"{name}_latent_space": plots.latent_space(model, x_test, dataset.y_test, dataset.class_names),
-                f"{name}_samples": plots.samples(model, n=64),
-            })
+            latent_space = plots.latent_space(model, x_test, dataset.y_test, dataset.class_names)
+            samples = plots.samples(model, n=64, seed=arguments.seed)
+            if name == "autoencoder":  # which has no posterior
+                latent_space.axes[0].set_title(f"Codes of {len(x_test):,} test images")
+            save_figures(arguments, **{f"{name}_latent_space": latent_space, f"{name}_samples": samples})
 
 
 def detect(arguments, dataset):

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -65,16 +67,21 @@ def start(arguments):
     backend = mv.get_backend(arguments.backend)
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
     check_writable(arguments.out)
-    print(f"backend {backend.name} ({backend.reason}), device {backend.device}")
-    print(f"dtype {arguments.dtype}, seed {arguments.seed}")
+    told = "" if arguments.backend == "auto" else f"backend {backend.name}, "  # "auto" said what it chose
+    print(f"{told}device {backend.device}, dtype {arguments.dtype}, seed {arguments.seed}")
     print_data(dataset)
     return backend, dataset
 
 
 def print_data(dataset):
     print(f"data {dataset.source}: {len(dataset.x_train)} training, {len(dataset.x_test)} test images")
-    if dataset.note:
-        print(dataset.note)
+
+
+def data_name(arguments, dataset):
+    """What a result is of, in a few words: the data that were found, not those that were asked for."""
+    names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "emnist-letters": "EMNIST letters"}
+    limit = f", first {arguments.limit} only" if arguments.limit else ""
+    return names.get(dataset.name, "the bundled sample") + limit
 
 
 def check_writable(folder):
@@ -88,9 +95,15 @@ def check_writable(folder):
     (folder / ".writable").unlink()
 
 
-def kept(arguments):
-    """The argument of `fit` that keeps a training in `--out`, and with `--resume` goes on with what is there."""
-    return {"checkpoint": mv.Checkpoint(arguments.out / "checkpoint.safetensors", resume=arguments.resume)}
+def kept(arguments, validation="test"):
+    """The arguments of `fit` that print each epoch and keep all in `--out`; `--resume` goes on with what is there.
+
+    validation : what the validation data are called, "test" or "val"
+    """
+    return {
+        "checkpoint": mv.Checkpoint(arguments.out / "checkpoint.safetensors", resume=arguments.resume),
+        "callbacks": [mv.EpochPrinter(validation), mv.CSVWriter(arguments.out / "metrics.csv", validation)],
+    }
 
 
 def layers(*widths, init="glorot_uniform"):
@@ -115,14 +128,13 @@ def train(arguments, vae, dataset):
         batch_size=arguments.batch_size,
         optimizer=OPTIMIZERS[arguments.optimizer](arguments.lr),
         samples=arguments.samples,
-        callbacks=[print_epoch(arguments.epochs)],
         **kept(arguments),
     )
-    save_results(arguments, vae, history, dataset)
+    save_results(arguments, vae, dataset)
     return history
 
 
-def print_result(arguments, history, published):
+def print_result(arguments, history, dataset, published):
     """The last lines: where the results are, what was published for the recipe, and the last epoch's test loss."""
     print(f"results in {arguments.out}")
     print(f"published: {published}")
@@ -130,27 +142,12 @@ def print_result(arguments, history, published):
     reconstruction, kl = row["val_reconstruction"], row["val_kl"]
     if arguments.beta != 1:
         print(f"test loss with beta = {arguments.beta:g}: {row['val_loss']:.1f} nats")
-    print(f"test -ELBO {reconstruction + kl:.1f} nats (reconstruction {reconstruction:.1f}, KL {kl:.1f})")
+    elbo = f"test -ELBO {reconstruction + kl:.1f} nats (reconstruction {reconstruction:.1f}, KL {kl:.1f})"
+    print(f"{elbo} on {data_name(arguments, dataset)}")
 
 
-def print_epoch(epochs, validation="test"):
-    """A callback that prints one line for each epoch, in nats per example."""
-
-    def parts(row, prefix):
-        loss, reconstruction, kl = (row[f"{prefix}_{name}"] for name in ("loss", "reconstruction", "kl"))
-        return f"loss {loss:8.3f} = reconstruction {reconstruction:8.3f}, KL {kl:6.3f}"
-
-    def callback(history):
-        row = history[-1]
-        head = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs} {row['seconds']:6.2f} s"
-        print(f"{head}  train {parts(row, 'train')}  {validation} {parts(row, 'val')}", flush=True)
-
-    return callback
-
-
-def save_results(arguments, vae, history, dataset, validation="test"):
-    """metrics.csv, config.json and model.safetensors in `--out`, each written whole or not at all."""
-    history.save_csv(arguments.out / "metrics.csv", validation)
+def save_results(arguments, vae, dataset):
+    """config.json and model.safetensors in `--out`, each written whole or not at all."""
     config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     config |= {
         "backend": vae.backend.name,
@@ -172,7 +169,11 @@ def save_training_figures(arguments, vae, history):
     """The loss curves and draws from the prior, for a model whose latent space cannot be drawn."""
     from minivae.views import plots
 
-    save_figures(arguments, loss_curves=plots.loss_curves(history), samples=plots.samples(vae, n=100))
+    save_figures(
+        arguments,
+        loss_curves=plots.loss_curves(history, validation="test"),
+        samples=plots.samples(vae, n=100, seed=arguments.seed),
+    )
 
 
 def save_figures(arguments, **figures):
@@ -183,11 +184,19 @@ def save_figures(arguments, **figures):
 
 
 def command(main):
-    """Run an example's `main`; bad input ends with one line and exit status 2, Ctrl-C with one line and 130."""
+    """Run an example's `main`; bad input ends with one line and exit status 2, Ctrl-C with one line and 130.
+
+    A warning is one line too. Where nobody reads any more, as behind `| head`, the run ends without a word.
+    """
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python, at its end, would try again
+        sys.exit(1)
     except mv.Interrupted as error:
-        print(f"{error}: add --resume to the same command", file=sys.stderr)
+        print(f"{error}: add --resume to the same command" if error.checkpoint else error, file=sys.stderr)
         sys.exit(130)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -48,7 +48,7 @@ def main():
     history = train(arguments, vae, dataset)
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)
-    print_result(arguments, history, "nothing for this model")
+    print_result(arguments, history, dataset, "nothing for this model")
 
 
 if __name__ == "__main__":

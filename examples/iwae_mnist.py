@@ -12,8 +12,8 @@ import numpy as np
 from common import (
     at_least_1,
     command,
+    data_name,
     kept,
-    print_epoch,
     recipe_parser,
     save_results,
     save_training_figures,
@@ -58,10 +58,9 @@ def train(arguments, vae, dataset):
         binarize=True,
         optimizer=mv.Adam(rates[0], eps=1e-4),
         schedules={"lr": lambda epoch: rates[epoch - 1]},
-        callbacks=[print_epoch(len(rates))],
         **kept(arguments),
     )
-    save_results(arguments, vae, history, dataset)
+    save_results(arguments, vae, dataset)
     return history
 
 
@@ -87,6 +86,8 @@ def main():
     if not arguments.no_plots:
         save_training_figures(arguments, vae, history)
     print(f"results in {arguments.out}")
+    print("published, on MNIST after 3,280 epochs, for k = 1, 5, 50: VAE 86.76, 86.47, 86.35; IWAE 86.76, 85.54, 84.78")
+    print(f"on {data_name(arguments, dataset)}, binarized:")
     print(f"test NLL {nll:.2f} nats ({arguments.nll_samples} samples), {active} of {vae.latent_dim} units active")
 
 

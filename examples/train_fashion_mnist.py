@@ -9,7 +9,7 @@ the result as a likelihood, add 784 x 0.9189 = 720.45 nats for them.
 Published: a test loss of 15.256 = 10.834 + 4.422 after 60 epochs (23.36 after the first, 15.59 after 30).
 """
 
-from common import command, layers, print_result, save_figures, start, train, training_parser
+from common import command, data_name, layers, save_figures, start, train, training_parser
 
 import minivae as mv
 
@@ -36,7 +36,7 @@ def draw(arguments, vae, history, dataset):
         "loss_curves": plots.loss_curves(history, validation="test"),
         "reconstructions": plots.reconstructions(vae, dataset.x_test, n=40),
         "latent_space": plots.latent_space(vae, dataset.x_test, dataset.y_test, dataset.class_names),
-        "samples": plots.samples(vae, n=100),
+        "samples": plots.samples(vae, n=100, seed=arguments.seed),
         "architecture": plots.architecture(vae),
     }
     if vae.latent_dim == 2:
@@ -59,9 +59,11 @@ def main():
     history = train(arguments, vae, dataset)
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)
+    print(f"results in {arguments.out}")
+    print("published: 15.256 = 10.834 + 4.422 on Fashion-MNIST after 60 epochs, 15.59 after 30")
     loss, error, kl = (history[-1][f"val_{name}"] for name in ("loss", "reconstruction", "kl"))
-    print(f"test loss {loss:.3f} = half the squared error {error:.3f} + KL {kl:.3f}")
-    print_result(arguments, history, "15.256 = 10.834 + 4.422 on Fashion-MNIST after 60 epochs, 15.59 after 30")
+    parts = f"half the squared error {error:.3f} + {'' if arguments.beta == 1 else f'{arguments.beta:g} x '}KL {kl:.3f}"
+    print(f"test loss {loss:.3f} = {parts} on {data_name(arguments, dataset)}")
 
 
 if __name__ == "__main__":

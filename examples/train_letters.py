@@ -17,10 +17,10 @@ import numpy as np
 from common import (
     OPTIMIZERS,
     command,
+    data_name,
     kept,
     layers,
     print_data,
-    print_epoch,
     save_figures,
     save_results,
     start,
@@ -62,8 +62,9 @@ def fit(arguments, vae, x, **options):
     return history
 
 
-def print_test(vae, x):
+def print_test(arguments, vae, dataset):
     """The test loss with z drawn, as in training, and the reconstruction from mu."""
+    x = dataset.x_test
     losses = vae.evaluate(x)
     decoded, target = vae.reconstruct(x).astype(np.float64), x.reshape(len(x), -1) / 255
     decoded = decoded.clip(1e-7, 1 - 1e-7)
@@ -71,7 +72,8 @@ def print_test(vae, x):
     drawn, kl = losses.reconstruction, losses.kl
     print(f"reconstruction of test images from mu {from_mu:.1f} nats, from a draw of z {drawn:.1f}")
     print("published: nothing for this recipe")
-    print(f"test -ELBO {drawn + kl:.1f} nats (reconstruction {drawn:.1f}, KL {kl:.1f})")
+    result = f"test -ELBO {drawn + kl:.1f} nats (reconstruction {drawn:.1f}, KL {kl:.1f})"
+    print(f"{result} on {data_name(arguments, dataset)}")
 
 
 def draw(arguments, vae, history, dataset):
@@ -82,7 +84,7 @@ def draw(arguments, vae, history, dataset):
         "loss_curves": plots.loss_curves(history),
         "reconstructions": plots.reconstructions(vae, dataset.x_test, n=30, names=names),
         "latent_space": plots.latent_space(vae, dataset.x_test, dataset.y_test, dataset.class_names),
-        "samples": plots.samples(vae, n=100),
+        "samples": plots.samples(vae, n=100, seed=arguments.seed),
         "kl_per_dimension": plots.kl_per_dimension(vae, dataset.x_test),
     }
     if vae.latent_dim == 2:
@@ -116,14 +118,12 @@ def main():
         dataset = dataset.only(arguments.only)
         print_data(dataset)
     vae = build(arguments, backend, dataset.x_train[0].size)
-    history = fit(
-        arguments, vae, dataset.x_train, callbacks=[print_epoch(arguments.epochs, "held out")], **kept(arguments)
-    )
-    save_results(arguments, vae, history, dataset, validation="val")
+    history = fit(arguments, vae, dataset.x_train, **kept(arguments, "val"))
+    save_results(arguments, vae, dataset)
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)
     print(f"results in {arguments.out}")
-    print_test(vae, dataset.x_test)
+    print_test(arguments, vae, dataset)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Read `model` first: layers, gaussian, posteriors, likelihoods, bounds, vae, opti
 """
 
 from .engine import get_backend, rows
-from .errors import Interrupted, MiniVAEError
+from .errors import Interrupted, MiniVAEError, MiniVAEWarning
 from .gradcheck import gradcheck
 from .model.binarization import binarize
 from .model.bounds import ELBO, Bound, ImportanceWeighted
@@ -24,7 +24,7 @@ from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
 from .model.posteriors import DiagonalGaussian, Posterior
 from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
-from .training import Checkpoint, History, fit, linear_warmup
+from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "Adam",
     "Bernoulli",
     "Bound",
+    "CSVWriter",
     "Categorical",
     "Checkpoint",
     "ClipNorm",
@@ -42,6 +43,8 @@ __all__ = [
     "ConvTranspose2d",
     "Dense",
     "DiagonalGaussian",
+    "EarlyStopping",
+    "EpochPrinter",
     "Flatten",
     "Flow",
     "FlowPosterior",
@@ -54,6 +57,7 @@ __all__ = [
     "Likelihood",
     "Losses",
     "MiniVAEError",
+    "MiniVAEWarning",
     "Optimizer",
     "Planar",
     "Posterior",
@@ -61,6 +65,7 @@ __all__ = [
     "RMSprop",
     "ReLU",
     "Reshape",
+    "Run",
     "Sequential",
     "SharedVarianceGaussian",
     "Sigmoid",

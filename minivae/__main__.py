@@ -50,7 +50,7 @@ def explain(backend, name):
 
     vae = MODELS[name](backend)
     x = vae.check_input(load("sample", limit=1000).x_train)
-    training = Training(vae, RMSprop(), x, None, np.arange(len(x)), 100, 1, False, vae.seed, None, None)
+    training = Training(vae, RMSprop(), x, None, np.arange(len(x)), 100, 1, False, vae.seed, None)
     next(training.steps())  # fills the noise and the order of the rows
     ((step, _),) = training.parts
 

@@ -1,9 +1,25 @@
-"""The one kind of error that minivae raises for bad input, and what Ctrl-C becomes while a training is kept."""
+"""The one kind of error for bad input, the one kind of warning, and what Ctrl-C becomes in `fit`."""
 
 
 class MiniVAEError(ValueError):
     """Bad input, a bad file or an unusable device. The message alone is enough to mend it."""
 
 
+class MiniVAEWarning(UserWarning):
+    """What works but is most likely not what was meant; silenced or made an error by `warnings.filterwarnings`."""
+
+
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a training after the step it was in; the message says where, and where all is kept."""
+    """Ctrl-C stopped a training after the step it was in; the message says where, and what is kept.
+
+    checkpoint : the file that holds the training, or None
+    """
+
+    def __init__(self, message, checkpoint=None):
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
+def named(value):
+    """What an error calls a value that was given; a class where an object is wanted gets the cure with it."""
+    return f"the class {value.__name__}: write {value.__name__}(...)" if isinstance(value, type) else repr(value)

@@ -35,7 +35,7 @@ sys.path.insert(0, str(TESTS.parent))
 MODULES = (
     *(f"model.{name}" for name in "posteriors gaussian likelihoods flows bounds conv layers optimizers".split()),
     *("model.binarization", "model.labels", "model.vae", "engine.convolution"),
-    *("training.step", "training.state", "training.stopping"),
+    *("training.step", "training.state", "training.callbacks", "training.schedules"),
 )
 
 # The tests of the default suite that run in this process, on NumPy, and have to do with these modules.

@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, MiniVAEWarning
 from .catalogue import COLLECTIONS, MNIST
 from .csv import read_csv
 from .download import fetch
@@ -101,7 +102,8 @@ def load(name, data_dir=None, *, limit=None, download=True):
     is looked for in the folder that the environment variable MINIVAE_DATA names, then in the user's cache,
     then, if `download` is true, on the public mirrors, with checksums. MNIST that is nowhere to be had is
     replaced by "sample", which comes with the package: real MNIST digits, 500 of each class for training, 100
-    for test; the Dataset's `note` then says so. `limit` keeps the first examples of each part only.
+    for test; a MiniVAEWarning then says so, as the Dataset's `note` does. `limit` keeps the first examples of each
+    part only.
 
     Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not sound.
     """
@@ -113,6 +115,8 @@ def load(name, data_dir=None, *, limit=None, download=True):
         dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], data_dir))
     else:
         dataset = _search(COLLECTIONS[name], download)
+    if dataset.note:
+        warnings.warn(dataset.note, MiniVAEWarning, stacklevel=2)
     return dataset if limit is None else dataset.first(limit)
 
 
@@ -127,7 +131,8 @@ def _search(collection, download):
         reason = f"no {collection.title} in {folder} (MINIVAE_DATA), and {error}" if folder else str(error)
         if collection.name != MNIST.name:
             raise MiniVAEError(f"{reason}. Give a data directory that has {collection.title}") from error
-        return replace(_sample(), note=f"Using the bundled sample, 5,000 + 1,000 digits, as MNIST: {reason}")
+        return replace(_sample(), note="the bundled sample, 5,000 + 1,000 digits, stands in for MNIST; a folder that "
+                                       f"has MNIST may be given as data_dir or MINIVAE_DATA. {reason}")
 
 
 def _sample():

@@ -1,13 +1,18 @@
 """Downloading a named data set from its mirrors into the user's cache, every file whole and checked."""
 
+import queue
 import shutil
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..errors import MiniVAEError
 from ..files import atomic_write
 
+PATIENCE = 5  # seconds for a mirror to answer anything at all
 TIMEOUT = (5, 20)  # seconds to connect, and between two arriving pieces
 CHUNK = 1 << 16
 
@@ -25,12 +30,52 @@ def fetch(collection, download=True):
     missing = [name for name, is_sound in _cached(collection, folder) if not is_sound]
     if missing and not download:
         raise MiniVAEError(f"{collection.title} is not in the cache {folder}, and downloading is off")
-    if missing and collection.archive:
-        _fetch_archive(collection, folder, missing)
-    elif missing:
-        for name in missing:
-            _retrieve(collection.mirrors, name, _md5s(collection)[name], folder)
+    if missing:
+        mirrors = _answering(collection, collection.archive.name if collection.archive else missing[0])
+        if collection.archive:
+            _fetch_archive(collection, mirrors, folder, missing)
+        else:
+            for name in missing:
+                _retrieve(mirrors, name, _md5s(collection)[name], folder)
     return folder
+
+
+def _answering(collection, name):
+    """Those of the collection's mirrors that answer within PATIENCE seconds, whatever they say of the file `name`.
+
+    All are asked at once, in threads that nobody waits for: neither a name server nor a host with many addresses, each
+    tried for the whole time, keeps to a limit. Raises MiniVAEError where there is none.
+    """
+    import requests
+
+    answers, outcome = queue.SimpleQueue(), {f"{mirror}/{name}": "no answer in time" for mirror in collection.mirrors}
+
+    def ask(url):
+        try:
+            requests.head(url, timeout=PATIENCE)
+            answers.put((url, None))
+        except requests.RequestException as error:
+            answers.put((url, _reason(error)))
+
+    hosts = ", ".join(urlsplit(mirror).hostname for mirror in collection.mirrors)
+    print(f"minivae: looking for {collection.title} at {hosts} (for at most {PATIENCE} s)", file=sys.stderr)
+    end = time.monotonic() + PATIENCE
+    for url in outcome:
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
+    for _ in outcome:
+        try:
+            url, outcome[url] = answers.get(timeout=max(0, end - time.monotonic()))
+        except queue.Empty:
+            break
+    answering = [mirror for mirror in collection.mirrors if outcome[f"{mirror}/{name}"] is None]
+    if not answering:
+        raise _not_downloaded(name, outcome.items())
+    return answering
+
+
+def _not_downloaded(name, tried):
+    tried = ", ".join(f"{url} ({reason})" for url, reason in tried)
+    return MiniVAEError(f"{name} could not be downloaded; tried {tried}")
 
 
 def _md5s(collection):
@@ -63,12 +108,12 @@ def _retrieve(mirrors, name, md5, folder):
             pooch.retrieve(url, known_hash=f"md5:{md5}", fname=name, path=folder, downloader=downloader)
             return
         except requests.RequestException as error:
-            tried.append(f"{url} ({_reason(error)})")
+            tried.append((url, _reason(error)))
         except ValueError:
-            tried.append(f"{url} (its checksum is not {md5})")
+            tried.append((url, f"its checksum is not {md5}"))
         except OSError as error:
             raise MiniVAEError(f"the cache {folder} cannot be written: {error.strerror or error}") from error
-    raise MiniVAEError(f"{name} could not be downloaded; tried {', '.join(tried)}")
+    raise _not_downloaded(name, tried)
 
 
 def _reason(error):
@@ -83,10 +128,10 @@ def _reason(error):
     return "no connection"
 
 
-def _fetch_archive(collection, folder, names):
+def _fetch_archive(collection, mirrors, folder, names):
     """Download the collection's zip archive, take out the files `names`, and delete it."""
     archive = collection.archive
-    _retrieve(collection.mirrors, archive.name, archive.md5, folder)
+    _retrieve(mirrors, archive.name, archive.md5, folder)
     try:
         with zipfile.ZipFile(folder / archive.name) as contents:
             for name in names:

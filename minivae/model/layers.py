@@ -13,10 +13,11 @@ The classes say what the parameters are called and check shapes:
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, named
 from .parameters import Composite, Part, joined, within
 
 # ------------------------------------------------------------------------------------------------------ Dense
@@ -183,12 +184,16 @@ class Sequential(Composite, Layer):
     """
 
     def __init__(self, layers):
+        if isinstance(layers, Layer):  # one by itself
+            layers = layers.layers if type(layers) is Sequential else [layers]
+        if not isinstance(layers, Iterable):
+            raise MiniVAEError(f"Sequential: expected a list of layers, got {named(layers)}")
         self.layers = list(layers)
         if not self.layers:
             raise MiniVAEError("Sequential: expected at least one layer, got an empty list")
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
-                raise MiniVAEError(f"Sequential: layer {i} should be a layer such as Dense, got {layer!r}")
+                raise MiniVAEError(f"Sequential: layer {i} should be a layer such as Dense, got {named(layer)}")
         self.input_shape = next((layer.input_shape for layer in self.layers if layer.input_shape), None)
 
     def parts(self):

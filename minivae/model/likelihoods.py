@@ -108,6 +108,8 @@ class Likelihood(Part):
     mean(params, out), sample(params, out, rng)            for out (N, P): the mean of p(x given z), and a draw from it
     """
 
+    from_logits = False  # whether the decoder's output is logits, any numbers
+
     def params_dim(self, n_pixels):
         """The width P of the decoder's output for rows of n_pixels values."""
         return n_pixels
@@ -139,6 +141,8 @@ class Bernoulli(Likelihood):
     never compare a -ELBO of grey pixels with one of black and white pixels, or of a Gaussian, nor call it log p(x).
     Source: Loaiza-Ganem & Cunningham 2019.
     """
+
+    from_logits = True
 
     def check(self, x):
         low, high = x.min(), x.max()
@@ -283,6 +287,8 @@ class Categorical(Likelihood):
     Unlike the cross-entropy of grey pixels this is a true log-probability, in nats for 8 bits; see
     `categorical_log_prob`. Source: van den Oord, Kalchbrenner & Kavukcuoglu 2016 (pixels as discrete variables).
     """
+
+    from_logits = True
 
     def __init__(self, levels=256):
         if not isinstance(levels, (int, np.integer)) or levels < 2:

@@ -1,14 +1,15 @@
 """The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
 
 import math
-import sys
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from ..engine import get_backend
 from ..errors import MiniVAEError
+from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
+from . import checks
 from .bounds import ELBO, Bound
 from .gaussian import standard_normal_log_prob
 from .labels import Labels, append_labels
@@ -80,6 +81,7 @@ class VAE:
                  (N,) or one number for all rows. Encoder and decoder get them one-hot behind x and z, so their first
                  layers are n_classes wider, and all methods want y=
 
+    `history` is the History of the last training, None before.
     `parameters` and `gradients` map names such as "encoder.0.W" to views of the flat arrays in their `.flat`.
     Every method takes and returns NumPy arrays, on either backend, in batches of any size. x is (B, X), or
     (B, ...) with X values a row; uint8 is read as pixels and divided by 255.
@@ -101,23 +103,19 @@ class VAE:
         seed=0,
         n_classes=None,
     ):
-        self.backend = get_backend(backend)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise MiniVAEError(f'dtype should be "float32" or "float64", got {dtype!r}')
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise MiniVAEError(f"VAE: seed should be an integer of at least 0, got {seed!r}")
-        self.seed = int(seed)
+        self.backend, self.dtype = get_backend(backend), checks.check_dtype(dtype)
+        self.seed = checks.check_seed(seed)
         self.n_classes, self.labels = n_classes, Labels(n_classes)
-        self.encoder = Sequential(encoder)
-        self.decoder = Sequential(decoder)
-        self.likelihood = likelihood or Bernoulli()
-        self.posterior = posterior or DiagonalGaussian()
-        self.bound = bound or ELBO()
-        self._check_parts()
-        self.analytic = self._choose_kl(kl)
-        self.free_bits = self._check_free_bits(free_bits)
-        self.input_dim, self.latent_dim = self._check_sizes()
+        self.encoder, self.decoder = Sequential(encoder), Sequential(decoder)
+        self.likelihood = checks.check_part("likelihood", likelihood, Likelihood, Bernoulli)
+        self.posterior = checks.check_part("posterior", posterior, Posterior, DiagonalGaussian)
+        self.bound = checks.check_part("bound", bound, Bound, ELBO)
+        self.analytic = checks.check_kl(kl, self.bound, self.posterior)
+        self.free_bits = checks.check_free_bits(free_bits, self.analytic)
+        self.input_dim, self.latent_dim = checks.check_sizes(
+            self.encoder, self.decoder, self.posterior, self.likelihood, self.labels.n_classes
+        )
+        checks.warn_of_limits(self.encoder, self.decoder, self.likelihood)
         self.inference_rows = max(1, min(INFERENCE_ROWS, INFERENCE_VALUES // self._widest()))
         self.parts = {
             "encoder": self.encoder,
@@ -126,77 +124,10 @@ class VAE:
             "likelihood": self.likelihood,
             "bound": self.bound,
         }
-        self.parameters, self.gradients, self.constants = allocate(self.parts, self.backend, self.dtype, seed)
+        self.parameters, self.gradients, self.constants = allocate(self.parts, self.backend, self.dtype, self.seed)
         self.beta_array = self.backend.zeros((1,), self.dtype)
-        self.beta = beta
-        self._noise = generator(seed, CALL_NOISE)
-
-    # ------------------------------------------------------------------------------------ construction
-
-    def _check_parts(self):
-        for name, part, kind in (
-            ("likelihood", self.likelihood, Likelihood),
-            ("posterior", self.posterior, Posterior),
-            ("bound", self.bound, Bound),
-        ):
-            if not isinstance(part, kind):
-                raise MiniVAEError(
-                    f"VAE: {name} should be an instance such as {kind.__name__}(), got {part!r}"
-                )
-
-    def _choose_kl(self, kl):
-        needs_samples = self.bound.needs_samples or not self.posterior.has_analytic_kl
-        kl = kl or ("monte-carlo" if needs_samples else "analytic")
-        if kl not in ("analytic", "monte-carlo"):
-            raise MiniVAEError(f'VAE: kl should be "analytic", "monte-carlo" or None, got {kl!r}')
-        if kl == "analytic" and needs_samples:
-            raise MiniVAEError(
-                f"VAE: {type(self.bound).__name__} with {type(self.posterior).__name__} has no analytic KL: "
-                'leave kl out or use kl="monte-carlo"'
-            )
-        return kl == "analytic"
-
-    def _check_free_bits(self, free_bits):
-        if not 0 <= free_bits < math.inf:
-            raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {free_bits!r}")
-        if free_bits and not self.analytic:
-            raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
-        return float(free_bits)
-
-    def _check_sizes(self):
-        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if part.input_shape is None:
-                raise MiniVAEError(f"VAE: the {name} has no layer that fixes its input size, such as Dense")
-        stats_shape = self.encoder.output_shape(self.encoder.input_shape)
-        if len(stats_shape) != 1:
-            raise MiniVAEError(
-                f"VAE: the encoder should give (B, 2D), got (B, {', '.join(map(str, stats_shape))}): end it with "
-                "Flatten() and a Dense"
-            )
-        (stats_dim,) = stats_shape
-        latent_dim = self.posterior.latent_dim(stats_dim)
-        n_classes = self.labels.n_classes
-        if self.decoder.input_shape != (latent_dim + n_classes,):
-            labels = f" and has {n_classes} classes behind it" if n_classes else ""
-            raise MiniVAEError(
-                f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}){labels}, but the decoder takes "
-                f"(B, {', '.join(map(str, self.decoder.input_shape))}): the encoder's last layer should be "
-                "twice as wide as the decoder's first" + " without the classes" * bool(n_classes)
-            )
-        input_dim = self.encoder.input_shape[0] - n_classes
-        if input_dim < 1:
-            raise MiniVAEError(
-                f"VAE: the encoder takes (B, {input_dim + n_classes}), which leaves no room for x beside {n_classes} "
-                "classes: its first layer should be n_classes wider than x"
-            )
-        wanted = (self.likelihood.params_dim(input_dim),)
-        got = self.decoder.output_shape(self.decoder.input_shape)
-        if got != wanted:
-            raise MiniVAEError(
-                f"VAE: {type(self.likelihood).__name__} of {input_dim} values a row needs a decoder output of "
-                f"(B, {wanted[0]}), got (B, {', '.join(map(str, got))})"
-            )
-        return input_dim, latent_dim
+        self.beta, self.history = beta, None
+        self._noise, self._prior_noise = generator(self.seed, CALL_NOISE), generator(self.seed, SAMPLING)
 
     def _widest(self):
         """The largest number of values in a row between two layers."""
@@ -450,10 +381,13 @@ class VAE:
         return self.decode(z.reshape(-1, self.latent_dim), y).reshape(*eps.shape[:2], -1)
 
     def sample(self, n, seed=None, y=None):
-        """The means of p(x given z), (n, X), at n draws of z from the prior; seed=None takes the model's seed."""
+        """The means of p(x given z), (n, X), at n draws of z from the prior.
+
+        seed : the same gives the same draws; None draws anew at each call, from a stream that the model's seed starts
+        """
         if n < 1:
             raise MiniVAEError(f"sample: n should be at least 1, got {n!r}")
-        rng = generator(self.seed if seed is None else seed, SAMPLING)
+        rng = self._prior_noise if seed is None else generator(seed, SAMPLING)
         return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
 
     @unwarned
@@ -462,19 +396,17 @@ class VAE:
 
             log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l ~ q
 
-        progress : whether to show a progress bar with the examples per second; None shows it on a terminal only
+        progress : whether to show a progress bar with the examples per second; None shows it on a terminal and in a
+                   notebook only
 
         It lies below log p(x) on average and tends to it as `samples` grows. Memory does not grow with x or with
         `samples`. The noise is keyed by (seed, position of the example).
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.
         """
-        from tqdm import tqdm
-
         x, samples = self.check_input(x), self._check_samples(samples)
         rng = generator(seed, LIKELIHOOD_NOISE)
         total = 0.0
-        hidden = not (sys.stderr.isatty() if progress is None else progress)
-        with tqdm(total=len(x), unit="example", disable=hidden, leave=False) as bar:
+        with progress_bar(len(x), "example", progress) as bar:
             for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
                 total += float(self._log_mean_weight(batch, labels, samples, rng).sum())
                 bar.update(len(batch))

@@ -1,7 +1,8 @@
-"""Training: `fit`, its step, where it stands, and what went wrong."""
+"""Training: `fit`, its step, where it stands, what is called after each epoch, and what went wrong."""
 
+from .callbacks import CSVWriter, EarlyStopping, EpochPrinter, Run
 from .fit import Checkpoint, fit
 from .history import History
-from .stopping import linear_warmup
+from .schedules import linear_warmup
 
-__all__ = ["Checkpoint", "History", "fit", "linear_warmup"]
+__all__ = ["CSVWriter", "Checkpoint", "EarlyStopping", "EpochPrinter", "History", "Run", "fit", "linear_warmup"]

@@ -1,8 +1,8 @@
-"""`fit`: the epochs of a training, with validation, schedules, early stopping, checkpoints and a progress bar."""
+"""`fit`: the epochs of a training, with validation, schedules, callbacks, checkpoints and a progress bar."""
 
+import math
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import Interrupted, MiniVAEError
+from ..errors import Interrupted, MiniVAEError, named
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
+from ..progress import progress_bar
 from ..randomness import SPLIT, generator
 from ..storage import checkpoint as storage
 from . import nonfinite
+from .callbacks import EarlyStopping, EpochPrinter, Run
 from .state import Training, fingerprint
 
 # What arguments of version 0.1 are called now.
@@ -60,6 +62,7 @@ def fit(
     schedules=None,
     checkpoint=None,
     callbacks=(),
+    verbose=False,
     progress=None,
     **others,
 ):
@@ -67,26 +70,31 @@ def fit(
 
     x_train    : (N, X) or (N, ...), uint8 pixels or numbers; it may be a memory map, and is not copied on processors.
                  For a model with n_classes a pair (x, y) with the labels (N,)
-    validation : data like x_train, or a share such as 0.1 of x_train, drawn at random, that is then not trained on
+    validation : data like x_train, or a share such as 0.1 of x_train, drawn at random, that is then not trained on;
+                 looked at after each epoch with one draw of z for each example
+    batch_size : the examples in a step; where there are fewer, all of them
     optimizer  : RMSprop(1e-3) by default; it starts with fresh state
     samples    : L, the draws of z for each example in a step
     binarize   : draw each training pixel as 0 or 1 with probability x (or x / 255), anew in every epoch; validation
                  data are drawn once, as `mv.binarize` does
     seed       : keys shuffling and noise together with the epoch; None takes the model's
-    patience   : end when the validation loss has not fallen for so many epochs; in any case the model then has the
-                 weights of the best epoch, `history.best_epoch`
+    patience   : end when the validation loss has not fallen for so many epochs, and take the weights of the best one:
+                 short for callbacks=[EarlyStopping(patience)]
     schedules  : {"beta": f, "lr": g} or one of them, functions of the epoch, from 1; see `linear_warmup`
     checkpoint : a path, or a Checkpoint, to keep all in after each epoch
-    callbacks  : functions called after each epoch with the History so far
-    progress   : whether to show a progress bar; None shows it on a terminal only
+    callbacks  : functions called after each epoch with the Run, which has the model, the epoch and the history and can
+                 `stop()`; such as EarlyStopping, CSVWriter, EpochPrinter, or one function by itself
+    verbose    : whether to print a line for each epoch: short for callbacks=[EpochPrinter()]
+    progress   : whether to show a progress bar; None shows it on a terminal and in a notebook only
 
-    With a checkpoint, Ctrl-C finishes the step, keeps all, and raises Interrupted, a KeyboardInterrupt.
+    Ctrl-C, or a notebook's stop button, finishes the step and raises Interrupted, a KeyboardInterrupt: a script ends,
+    and in a notebook the model has the weights of that step, `vae.history` the epochs that were finished. With a
+    checkpoint all is kept there too. Pressed again, it does not wait for the step.
+
     Same seed and machine give the same History but for the seconds, bit for bit. Raises MiniVAEError for arguments
     and data that cannot be trained on, and where a loss or a weight becomes NaN or infinite; the model then is as it
     was before that epoch.
     """
-    from tqdm import tqdm
-
     for name in others:
         if name in OLD_SPELLINGS:
             raise MiniVAEError(f"fit: {name}= is now {OLD_SPELLINGS[name]}")
@@ -96,9 +104,12 @@ def fit(
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
     schedules = schedules or {}
+    callbacks = _callbacks(callbacks, patience, verbose)
+    patience = next((each.patience for each in callbacks if isinstance(each, EarlyStopping)), None)
     x_train, y_train = _checked_pair(vae, x_train)
     rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed)
-    _check_arguments(len(rows), epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint)
+    _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint)
+    batch_size = min(batch_size, len(rows))
     if binarize:
         check_grey(x_train)
         x_val = None if x_val is None else draw_pixels(x_val)
@@ -112,14 +123,15 @@ def fit(
         **{name: fingerprint(y) for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None},
     }
     settings = {key: storage.describe(value) for key, value in settings.items()} if checkpoint else None
-    training = Training(vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, patience, settings)
-    if checkpoint:
-        training.begin(checkpoint.path, checkpoint.resume)
+    training = Training(vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, settings)
+    resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
+    vae.history, run = training.history, Run(training, epochs)
+    _call(callbacks, "begin", run)
+    if checkpoint and not resumed:
+        training.save(checkpoint.path)
 
-    hidden = not (sys.stderr.isatty() if progress is None else progress)
-    steps = epochs * training.n_steps
-    bar = tqdm(total=steps, initial=training.steps_done(), unit="step", disable=hidden, leave=False)
-    with bar, ctrl_c(checkpoint is not None) as pressed:
+    bar = progress_bar(epochs * training.n_steps, "step", progress, training.steps_done())
+    with bar, ctrl_c() as pressed:
         while not training.is_over(epochs):
             if "beta" in schedules:
                 vae.beta = schedules["beta"](training.epoch)
@@ -127,16 +139,15 @@ def fit(
                 training.lr = schedules["lr"](training.epoch)
             totals = _run_steps(training, bar, pressed)
             if training.done == training.n_steps:
-                _end_epoch(training, totals, x_val, y_val, callbacks)
+                _end_epoch(training, totals, x_val, y_val)
+                bar.clear()  # so that what is printed now stands on lines of its own
+                _call(callbacks, "__call__", run)
                 bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
             if checkpoint:
                 training.save(checkpoint.path)
             if pressed():
-                where = f"{training.where()}; all is kept in {checkpoint.path}"
-                raise Interrupted(f"stopped {where}, from which Checkpoint(path, resume=True) goes on")
-    if training.stopping:
-        training.stopping.restore_best()
-        training.history.best_epoch = training.stopping.best_epoch
+                raise _interrupted(training, checkpoint)
+    _call(callbacks, "end", run)
     return training.history
 
 
@@ -157,7 +168,7 @@ def _run_steps(training, bar, pressed):
     return totals
 
 
-def _end_epoch(training, totals, x_val, y_val, callbacks):
+def _end_epoch(training, totals, x_val, y_val):
     """Validate and add a row to the history."""
     vae, number = training.vae, training.epoch
     row = {"epoch": number, "seconds": training.seconds} | training.end_epoch(totals).as_columns("train")
@@ -167,13 +178,36 @@ def _end_epoch(training, totals, x_val, y_val, callbacks):
         except MiniVAEError as error:
             raise MiniVAEError(f"validation after epoch {number}: {error}") from error
     training.history.append(row)
-    if training.stopping:
-        training.stopping.update(number, row["val_loss"])
+
+
+def _call(callbacks, method, run):
     for callback in callbacks:
-        callback(training.history)
+        if hasattr(callback, method):
+            getattr(callback, method)(run)
+
+
+def _interrupted(training, checkpoint):
+    where = f"stopped {training.where()}"
+    if checkpoint:
+        message = f"{where}; all is kept in {checkpoint.path}, from which Checkpoint(path, resume=True) goes on"
+        return Interrupted(message, checkpoint.path)
+    return Interrupted(f"{where}; the model has the weights of that step, vae.history the epochs that were finished")
 
 
 # ------------------------------------------------------------------------------------------------- arguments
+
+
+def _callbacks(callbacks, patience, verbose):
+    """The callbacks as a list, with those that `patience` and `verbose` stand for."""
+    callbacks = [callbacks] if callable(callbacks) else list(callbacks or ())
+    for callback in callbacks:
+        if not callable(callback) or isinstance(callback, type):
+            raise MiniVAEError(
+                "fit: callbacks should be functions of the run, or objects such as CSVWriter(path), got "
+                + named(callback)
+            )
+    stopping = [] if patience is None else [EarlyStopping(patience)]
+    return stopping + callbacks + [EpochPrinter()] * bool(verbose)
 
 
 def _checked_pair(vae, data):
@@ -189,6 +223,12 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     if validation is None:
         return np.arange(n), None, None
     if not isinstance(validation, float):
+        shape = () if isinstance(validation, tuple) else np.shape(validation)
+        if shape[:1] == (n,) and math.prod(shape) != n * vae.input_dim:
+            raise MiniVAEError(
+                f"fit: validation is of shape {shape}, which looks like labels of x_train: a VAE learns without them. "
+                "With n_classes they go beside the data, fit(vae, (x, y)); data to validate on must be like x_train"
+            )
         return np.arange(n), *_checked_pair(vae, validation)
     n_val = round(validation * n) if 0 < validation < 1 else 0
     if not 0 < n_val < n:
@@ -200,17 +240,12 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
 
 
-def _check_arguments(n_rows, epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint):
-    counts = {"epochs": epochs, "batch_size": batch_size, "samples": samples}
-    for name, value in counts.items() if patience is None else (counts | {"patience": patience}).items():
+def _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint):
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", samples)):
         if not isinstance(value, (int, np.integer)) or value < 1:
             raise MiniVAEError(f"fit: {name} should be an integer of at least 1, got {value!r}")
-    if batch_size > n_rows:
-        raise MiniVAEError(
-            f"fit: batch_size={batch_size} is larger than the {n_rows} training examples: use at most {n_rows}"
-        )
     if not isinstance(optimizer, Optimizer):
-        raise MiniVAEError(f"fit: optimizer should be one such as Adam(1e-3), got {optimizer!r}")
+        raise MiniVAEError(f"fit: optimizer should be one such as Adam(1e-3), got {named(optimizer)}")
     if patience is not None and x_val is None:
         raise MiniVAEError("fit: patience needs validation data: give validation=, such as 0.1 of x_train")
     known = isinstance(schedules, dict) and schedules.keys() <= {"beta", "lr"}
@@ -224,10 +259,10 @@ def _check_arguments(n_rows, epochs, batch_size, samples, optimizer, patience, x
 
 
 @contextmanager
-def ctrl_c(hold):
+def ctrl_c():
     """Yields a function that says whether Ctrl-C was pressed; pressed a second time, it interrupts at once.
 
-    hold : False, or a thread other than the main one, which gets no signals, leave Ctrl-C as it is
+    In a thread other than the main one, which gets no signals, Ctrl-C is left as it is.
     """
     pressed = []
 
@@ -236,7 +271,7 @@ def ctrl_c(hold):
             raise KeyboardInterrupt
         pressed.append(True)
 
-    if not hold or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, handle)

@@ -11,6 +11,8 @@ from ..engine.interpreter import interpret
 from ..engine.tracing import Untraceable, trace
 from ..errors import MiniVAEError
 
+LARGE = 20  # values of x, for weights that begin at the size that suits values of about 1
+
 
 def explain(training, start):
     """The MiniVAEError that names the step and the line; leaves the training where the snapshot `start` was taken."""
@@ -20,9 +22,17 @@ def explain(training, start):
     where = "a step that did not fail again" if step is None else f"step {step} of {training.n_steps}: {culprit}"
     return MiniVAEError(
         f"training stopped in epoch {epoch}, {where} is not finite. The model is back where it was "
-        f"{training.where()}. Usual cures: a smaller learning rate, optimizer=ClipNorm(...), a warm-up of beta, "
-        'dtype="float64", data scaled to about 1'
+        f"{training.where()}. {_scale(training)}Usual cures: a smaller learning rate, optimizer=ClipNorm(...), a "
+        'warm-up of beta, dtype="float64", data scaled to about 1'
     )
+
+
+def _scale(training):
+    """A sentence on the scale of x, where that is the likely cause; uint8 pixels are brought to [0, 1] anyway."""
+    x = training.vae.backend.to_host(training.arrays["data"])
+    if x.dtype == np.uint8 or -LARGE <= x.min() and x.max() <= LARGE:
+        return ""
+    return f"x lies in [{x.min():g}, {x.max():g}]: divide it by its maximum, or by its standard deviation. "
 
 
 def _find(training, start):

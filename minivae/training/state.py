@@ -13,7 +13,8 @@ from ..randomness import FIT_BINARIZATION, FIT_NOISE, SHUFFLE, generator
 from ..storage import checkpoint
 from .history import History
 from .step import Step
-from .stopping import EarlyStopping
+
+KEPT = "kept."  # before the names of callbacks' arrays in a checkpoint
 
 
 class Training:
@@ -21,9 +22,11 @@ class Training:
 
     rows     : the numbers of the rows of x to train on
     settings : what the course depends on, as plain data; a training that is taken up again must have the same
+
+    `kept` is what callbacks want to be kept, numbers and arrays by name; `stopped` says whether one ended the training.
     """
 
-    def __init__(self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, patience, settings):
+    def __init__(self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, settings):
         self.vae, self.rows, self.batch_size, self.seed, self.settings = vae, rows, batch_size, seed, settings
         backend, p = vae.backend, vae.backend.to_host(vae.parameters.flat)
         self.state = {"lr": np.full(1, optimizer.lr, vae.dtype)} | optimizer.fresh_state(p)
@@ -48,7 +51,7 @@ class Training:
         self.n_steps = sum(n for _, n in self.parts)
         self.history, self.done, self.seconds = History(), 0, 0.0  # steps and seconds of the present epoch
         self.lr = optimizer.lr
-        self.stopping = EarlyStopping(vae, patience) if patience else None
+        self.kept, self.stopped = {}, False
 
     @property
     def lr(self):
@@ -67,8 +70,7 @@ class Training:
         return len(self.history) + 1
 
     def is_over(self, epochs):
-        done = len(self.history)
-        return done >= epochs or bool(self.stopping) and self.stopping.is_over(done)
+        return self.stopped or len(self.history) >= epochs
 
     def steps_done(self):
         """How many steps have been done, in all epochs."""
@@ -135,29 +137,29 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ on disk
 
-    def _kept(self):
-        """The arrays that a checkpoint keeps beside the model, by name."""
-        kept = {f"optimizer.{name}": array for name, array in self.state.items()} | {"totals": self.totals}
-        return kept | {"best": self.stopping.weights} if self.stopping else kept
+    def _arrays(self):
+        """The arrays that a checkpoint keeps beside the model, by name, but for those of callbacks."""
+        return {f"optimizer.{name}": array for name, array in self.state.items()} | {"totals": self.totals}
 
-    def begin(self, path, resume):
-        """Take up the training that `path` holds, or make `path` hold this one before its first step."""
+    def take_up(self, path, resume):
+        """Take up the training that `path` holds, or make room for this one; says whether one was taken up."""
         remove_leftovers(path)
         if os.path.exists(path):
             if resume:
                 self.load(path)
-                return
+                return True
             os.replace(path, f"{os.fspath(path)}.previous")
         elif resume:
             print(f"there is no checkpoint {path} yet: starting from the beginning", file=sys.stderr)
-        self.save(path)
+        return False
 
     def save(self, path):
-        numbers = {"history": list(self.history), "done": self.done, "seconds": self.seconds}
+        of_callbacks = {name: value for name, value in self.kept.items() if getattr(value, "ndim", 0)}
+        numbers = {"history": list(self.history), "done": self.done, "seconds": self.seconds, "stopped": self.stopped}
         numbers |= {"beta": self.vae.beta, "lr": self.lr}
-        if self.stopping:
-            numbers["best"] = [self.stopping.best_epoch, self.stopping.best_loss, self.stopping.beta]
-        arrays = {name: self.vae.backend.to_host(array) for name, array in self._kept().items()}
+        numbers["kept"] = {name: value for name, value in self.kept.items() if name not in of_callbacks}
+        arrays = self._arrays() | {KEPT + name: array for name, array in of_callbacks.items()}
+        arrays = {name: self.vae.backend.to_host(array) for name, array in arrays.items()}
         checkpoint.save(self.vae, path, arrays, settings=self.settings, training=numbers)
 
     def load(self, path):
@@ -170,15 +172,18 @@ class Training:
         _check_same(path, record["model"] | {"beta": model["beta"]}, model)
         _check_same(path, record["settings"], self.settings)
         self.vae.parameters.load(checkpoint.model_arrays(arrays))
-        kept = self._kept()
-        for name, array in checkpoint.extra_arrays(arrays).items():
-            self.vae.backend.upload(array, out=kept[name])
-        numbers = record["training"]
+        arrays, numbers, own = checkpoint.extra_arrays(arrays), record["training"], self._arrays()
+        if "best" in numbers:  # as version 0.1 kept what early stopping needs
+            arrays[KEPT + "best_weights"], numbers["kept"] = arrays.pop("best"), {"best": numbers["best"]}
+        self.kept.update(numbers.get("kept", {}))
+        for name, array in arrays.items():
+            if name in own:
+                self.vae.backend.upload(array, out=own[name])
+            else:
+                self.kept[name.removeprefix(KEPT)] = _copied(self.vae.backend, array)
         self.history[:] = numbers["history"]
-        self.done, self.seconds = numbers["done"], numbers["seconds"]
+        self.done, self.seconds, self.stopped = numbers["done"], numbers["seconds"], numbers.get("stopped", False)
         self.vae.beta, self.lr = numbers["beta"], numbers["lr"]
-        if self.stopping:
-            self.stopping.best_epoch, self.stopping.best_loss, self.stopping.beta = numbers["best"]
 
 
 def _copied(backend, host):

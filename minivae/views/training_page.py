@@ -66,7 +66,7 @@ def _facts(name, vae, about):
 def _programs(vae, x, n_test, batch_size):
     """The step, the encoder of the test images and the decoder of a grid, as JavaScript."""
     rows = np.arange(len(x) // batch_size * batch_size)
-    training = Training(vae, RMSprop(), vae.check_input(x), None, rows, batch_size, 1, False, 0, None, None)
+    training = Training(vae, RMSprop(), vae.check_input(x), None, rows, batch_size, 1, False, 0, None)
     step, _ = training.parts[0]
     arrays = {name: np.zeros(array.shape, array.dtype) for name, array in step.arrays.items()}
     arrays["noise"] = np.zeros((STEPS, arrays["noise"].shape[1]), vae.dtype)

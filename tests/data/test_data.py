@@ -13,7 +13,7 @@ from PIL import Image
 
 from minivae import data
 from minivae.data import catalogue
-from minivae.errors import MiniVAEError
+from minivae.errors import MiniVAEError, MiniVAEWarning
 
 
 @pytest.fixture
@@ -184,7 +184,8 @@ def test_the_checksum_tells_which_labels_they_are(tmp_path, monkeypatch):
     monkeypatch.setitem(catalogue.COLLECTIONS, "mnist", replace(catalogue.MNIST, train_labels_md5=labels))
     digits = data.load("mnist", tmp_path)
     assert "standard split and order" in digits.source and digits.note == ""
-    assert "are those of MNIST" in data.load("fashion-mnist", tmp_path).note
+    with pytest.warns(MiniVAEWarning, match="are those of MNIST"):
+        data.load("fashion-mnist", tmp_path)
 
 
 def test_an_explicit_folder_must_have_it(tmp_path):
@@ -202,12 +203,14 @@ def test_an_explicit_folder_must_have_it(tmp_path):
 
 
 def test_environment_then_sample(tmp_path, monkeypatch):
-    fallen_back = data.load("mnist", download=False)
-    assert fallen_back.name == "sample"
-    assert "bundled sample" in fallen_back.note and "\n" not in fallen_back.note
+    with pytest.warns(MiniVAEWarning, match="the bundled sample, .* stands in for MNIST") as warned:
+        fallen_back = data.load("mnist", download=False)
+    assert fallen_back.name == "sample" and "\n" not in fallen_back.note
+    assert [str(each.message) for each in warned] == [fallen_back.note] and warned[0].filename == __file__
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MINIVAE_DATA", "~/data")
-    assert "MINIVAE_DATA" in data.load("mnist", download=False).note
+    with pytest.warns(MiniVAEWarning, match=r"no MNIST in ~/data \(MINIVAE_DATA\)"):
+        data.load("mnist", download=False)
     pixels = put_idx(tmp_path / "data" / "mnist")
     found = data.load("mnist", download=False)
     np.testing.assert_array_equal(found.x_train, pixels)

@@ -5,9 +5,11 @@ import http.server
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from dataclasses import replace
 
@@ -16,7 +18,7 @@ import pytest
 
 from minivae import data
 from minivae.data import catalogue, download
-from minivae.errors import MiniVAEError
+from minivae.errors import MiniVAEError, MiniVAEWarning
 
 FIRST, SECOND = "first", "second"
 
@@ -176,8 +178,40 @@ def test_mnist_falls_back_to_the_sample_and_says_why(clothes, mirrors, cache, mo
     mnist = replace(catalogue.MNIST, mirrors=mirrors.urls("none"))
     monkeypatch.setitem(catalogue.COLLECTIONS, "mnist", mnist)
     mirrors.behave["none"] = "missing"
-    dataset = data.load("mnist")
-    assert dataset.name == "sample" and "HTTP status 404" in dataset.note and "\n" not in dataset.note
+    with pytest.warns(MiniVAEWarning, match="the bundled sample, .* stands in for MNIST; .*HTTP status 404"):
+        assert data.load("mnist").name == "sample"
+
+
+def test_mirrors_that_do_not_answer_are_given_up_together(clothes, cache, monkeypatch, capsys):
+    """However long it takes: a name server does not keep to the time limit of a connection."""
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(100)
+        port = silent.getsockname()[1]
+        monkeypatch.setitem(
+            catalogue.COLLECTIONS, "fashion-mnist", replace(clothes, mirrors=(f"http://127.0.0.1:{port}/first",))
+        )
+        lookup = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **kw: time.sleep(3) or lookup(*a, **kw))
+        start = time.perf_counter()
+        with pytest.raises(MiniVAEError, match=r"tried .*/first/.* \(no answer in time\)"):
+            data.load("fashion-mnist")
+        assert time.perf_counter() - start < 2
+    assert "minivae: looking for Fashion-MNIST at 127.0.0.1 (for at most 0.3 s)" in capsys.readouterr().err
+
+
+def test_a_mirror_that_does_not_answer_is_passed_over(clothes, mirrors, cache, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        dead = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setitem(catalogue.COLLECTIONS, clothes.name, replace(clothes, mirrors=(dead, clothes.mirrors[1])))
+        start = time.perf_counter()
+        assert len(data.load("fashion-mnist").x_train) == 3
+        assert time.perf_counter() - start < 3
+    assert {mirror for mirror, _ in mirrors.requests} == {SECOND}
 
 
 def test_a_cache_that_cannot_be_written(clothes, monkeypatch, tmp_path):

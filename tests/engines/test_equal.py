@@ -175,7 +175,7 @@ def test_a_step_as_wide_as_a_real_one():
         decoder = [mv.Dense(20, 256), mv.Tanh(), mv.Dense(256, 784)]
         vae = mv.VAE(encoder, decoder, backend=backend)
         data = np.random.default_rng(0).integers(0, 256, (150, 784), np.uint8)
-        training = Training(vae, mv.Adam(), data, None, np.arange(150), 100, 2, False, 0, None, {})
+        training = Training(vae, mv.Adam(), data, None, np.arange(150), 100, 2, False, 0, {})
         for _ in training.steps():
             pass
         results.append([vae.parameters.flat.copy(), vae.gradients.flat.copy(), training.totals.copy()])

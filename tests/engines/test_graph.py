@@ -29,7 +29,7 @@ def images(n=50, pixels=12):
 def training(vae, optimizer, samples=1, binarize=False, batch_size=10):
     x = images(5 * batch_size, vae.input_dim)
     y = np.arange(len(x)) % 3 if vae.n_classes else None
-    return Training(vae, optimizer, x, y, np.arange(len(x)), batch_size, samples, binarize, 0, None, None)
+    return Training(vae, optimizer, x, y, np.arange(len(x)), batch_size, samples, binarize, 0, None)
 
 
 # What each variant is, and how many kernels and products a step of it is.
@@ -106,7 +106,7 @@ def test_the_host_waits_for_the_device_once_an_epoch_however_long_it_is():
         backend, seen = fakegpu.backend(), []
         with backend.xp.count() as counter:
 
-            def note(history, counter=counter, seen=seen):
+            def note(run, counter=counter, seen=seen):
                 seen.append(counter.synchronisations)
 
             mv.fit(model(backend), images(n_rows), epochs=4, batch_size=10, callbacks=[note], progress=False)

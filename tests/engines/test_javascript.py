@@ -53,7 +53,7 @@ def training_step(vae, optimizer, x, y, options):
     options = {"samples": 1, "binarize": False, "batch_size": 7} | options
     training = Training(
         vae, optimizer, vae.check_input(x), y, np.arange(len(x)), options["batch_size"], options["samples"],
-        options["binarize"], 0, None, None,
+        options["binarize"], 0, None,
     )  # fmt: skip
     next(training.steps())  # which draws the noise and the order of the rows
     step = training.parts[0][0]

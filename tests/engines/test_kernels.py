@@ -435,7 +435,7 @@ def compiled_steps(name, dtype="float32"):
         x, y = models.digits()
     samples, binarize = options.get("samples", 1), options.get("binarize", False)
     y = y if vae.n_classes else None
-    training = Training(vae, optimizer, x, y, np.arange(len(x)), 20, samples, binarize, 0, None, None)
+    training = Training(vae, optimizer, x, y, np.arange(len(x)), 20, samples, binarize, 0, None)
     return [step for step, _ in training.parts]
 
 

@@ -386,7 +386,7 @@ def a_training(batch_size, samples=1, optimizer=None, **parts):
     vae = mv.VAE(**{"encoder": encoder, "decoder": decoder} | parts)
     data = np.random.default_rng(0).integers(0, 256, (batch_size, 64), np.uint8)
     optimizer, rows = optimizer or mv.Adam(), np.arange(batch_size)
-    return Training(vae, optimizer, data, None, rows, batch_size, samples, False, 0, None, {})
+    return Training(vae, optimizer, data, None, rows, batch_size, samples, False, 0, {})
 
 
 def test_gradients_and_weights_are_made_where_they_end_up():

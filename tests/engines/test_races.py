@@ -18,7 +18,7 @@ THREADS = [2, 3, 5]
 def training(vae, x, batch_size, optimizer, samples=1, binarize=False):
     x, y = x if isinstance(x, tuple) else (x, None)
     x = vae.check_input(x)
-    return Training(vae, optimizer, x, y, np.arange(len(x)), batch_size, samples, binarize, 0, None, None)
+    return Training(vae, optimizer, x, y, np.arange(len(x)), batch_size, samples, binarize, 0, None)
 
 
 def lists(training):

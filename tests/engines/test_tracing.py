@@ -29,7 +29,7 @@ def whole_training(backend):
     vae = mv.VAE(encoder, decoder, posterior=mv.FlowPosterior([flow]), n_classes=3, backend=backend)
     data = np.random.default_rng(0).integers(0, 256, (20, 6), np.uint8)
     optimizer = mv.ClipNorm(mv.Adam(1e-2), 0.1)
-    training = Training(vae, optimizer, data, np.arange(20) % 3, np.arange(20), 5, 2, True, 0, None, {})
+    training = Training(vae, optimizer, data, np.arange(20) % 3, np.arange(20), 5, 2, True, 0, {})
     step = training.parts[0][0]
     step.refill(4, np.random.default_rng(1), np.random.default_rng(2))
     return step

@@ -17,7 +17,7 @@ from minivae import data
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(minivae.__file__).parent.parent)}
-LAST_LINE = r"test -ELBO (\d+\.\d) nats \(reconstruction (\d+\.\d), KL (\d+\.\d)\)"
+LAST_LINE = r"test -ELBO (\d+\.\d) nats \(reconstruction (\d+\.\d), KL (\d+\.\d)\) on [\w ,-]+"
 
 
 def run(script, *arguments, cwd=None, status=0):
@@ -42,14 +42,15 @@ def finished(tmp_path_factory):
 
 def test_output_begins_with_what_the_run_stands_on(finished):
     lines = finished[1].stdout.splitlines()
-    assert lines[0].startswith("backend numpy") and "device CPU" in lines[0]
-    assert lines[1] == "dtype float32, seed 0"
-    assert "sample" in lines[2] and "5000 training, 1000 test" in lines[2]
+    assert re.fullmatch(r"backend numpy, device CPU .*, dtype float32, seed 0", lines[0])
+    assert "sample" in lines[1] and "5000 training, 1000 test" in lines[1]
+    assert lines[2] == "loss = reconstruction + KL, in nats per example"
 
 
 def test_output_has_a_line_for_each_epoch_and_ends_with_the_result(finished):
     lines = finished[1].stdout.splitlines()
-    assert sum(line.startswith("epoch") for line in lines) == 3
+    assert [line.split()[0] for line in lines if "/3 " in line] == ["1/3", "2/3", "3/3"]
+    assert lines[-2].startswith("expected on the bundled sample: ") and lines[-1].endswith(" on the bundled sample")
     loss, reconstruction, kl = map(float, re.fullmatch(LAST_LINE, lines[-1]).groups())
     assert loss == pytest.approx(reconstruction + kl, abs=0.11)
     assert 150 < loss < 250
@@ -82,6 +83,40 @@ def test_same_seed_gives_the_same_metrics_bit_for_bit(finished, tmp_path):
     assert without_seconds(tmp_path) == without_seconds(finished[0])
 
 
+def test_data_that_stand_in_for_others_are_named_beside_the_result(tmp_path):
+    """MNIST asked for and not to be had: one line of warning, and a result that says what it is of."""
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:1"}
+    command = [sys.executable, str(ROOT / "examples" / "train_mnist.py"), "--out", str(tmp_path / "out")]
+    arguments = ["--backend", "numpy", "--epochs", "1", "--hidden", "8", "--no-plots"]
+    process = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=100)
+    asked, *downloading, warning = process.stderr.splitlines()
+    assert asked.startswith("minivae: looking for MNIST at ossci-datasets.s3.amazonaws.com, ") and downloading == []
+    assert warning.startswith("warning: the bundled sample, 5,000 + 1,000 digits, stands in for MNIST")
+    published, expected, result = process.stdout.splitlines()[-3:]
+    assert published == "published: 151.05 on MNIST after 50 epochs, 172.6 after the first"
+    assert expected.startswith("expected on the bundled sample: 165.1 to 167.0 after 50 epochs")
+    assert re.fullmatch(LAST_LINE, result) and result.endswith(" on the bundled sample")
+
+
+@pytest.mark.parametrize("lines", [1, 4])
+def test_a_reader_that_goes_away_ends_a_run_quietly(lines, tmp_path):
+    """As `| head` does: after the first line, and after the first epoch."""
+    arguments = ["--dataset", "sample", "--backend", "numpy", "--epochs", "50", "--hidden", "8", "--no-plots"]
+    command = [sys.executable, str(ROOT / "examples" / "train_mnist.py"), "--out", str(tmp_path), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
+        for _ in range(lines):
+            assert run.stdout.readline()
+        run.stdout.close()
+        assert run.stderr.read() == "" and run.wait(60) == 1
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_choice_of_auto_is_told_once(tmp_path):
+    process = train(tmp_path, "--backend", "auto", "--limit", 100, "--epochs", 1, "--hidden", 8, "--no-plots")
+    told = [line for line in (process.stdout + process.stderr).splitlines() if "backend" in line]
+    assert len(told) == 1 and re.match("minivae: backend (numpy|numba|cupy): ", told[0])
+
+
 def test_figures(finished):
     from matplotlib.image import imread
 
@@ -101,7 +136,6 @@ def test_saved_model_reconstructs(finished):
     [
         (["--batch-size", 0], "at least 1"),
         (["--epochs", "many"], "at least 1"),
-        (["--batch-size", 200, "--limit", 100], "larger than the 100 training examples"),
         (["--backend", "tpu"], "invalid choice"),
         (["--lr", -1], "lr should lie in"),
         (["--beta", "nan"], "beta should be"),
@@ -125,13 +159,14 @@ def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
     arguments = ["--dataset", "sample", "--backend", "numpy", "--out", str(tmp_path), "--epochs", "3", "--hidden", "64"]
     command = [sys.executable, str(ROOT / "examples" / "train_mnist.py"), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
-        while not run.stdout.readline().startswith("epoch 1/3"):
+        while not run.stdout.readline().startswith("  1/3 "):
             assert run.poll() is None
         run.send_signal(signal.SIGINT)
         _, message = run.communicate(timeout=100)
     assert run.returncode == 130
     assert re.search(r"stopped (in|after) epoch .* kept in .*checkpoint.safetensors.*add --resume", message)
-    assert not (tmp_path / "metrics.csv").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1].startswith("1,")
     train(tmp_path, "--epochs", 3, "--hidden", 64, "--no-plots", "--resume")
 
     def metrics(folder):

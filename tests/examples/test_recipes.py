@@ -30,6 +30,7 @@ def test_a_recipe_sets_what_the_command_line_does_not(tmp_path):
     assert {key: config[key] for key in wanted} == wanted
     published, result = process.stdout.splitlines()[-2:]
     assert published == "published: 106.66 on MNIST at epoch 7"
+    assert result.endswith("on the bundled sample, first 300 only")
     assert re.fullmatch(LAST_LINE, result)
 
 
@@ -48,7 +49,9 @@ def test_fashion_recipe_is_half_the_squared_error(tmp_path):
     z = vae.encode(x)[0]
     error = 0.5 * np.square(x.reshape(len(x), -1) / 255 - vae.decode(z)).sum(axis=1).mean()
     # Two epochs leave the decoder nearly blind to z, so that the noise in z hardly matters.
-    printed = float(re.search(r"half the squared error (\S+)", process.stdout)[1])
+    *_, last = process.stdout.splitlines()
+    printed = float(re.fullmatch(r"test loss \S+ = half the squared error (\S+) \+ KL \S+ on the bundled .*", last)[1])
+    assert "ELBO" not in process.stdout
     assert printed == pytest.approx(error, rel=0.02)
     assert {path.stem for path in tmp_path.glob("*.png")} == {
         "loss_curves", "reconstructions", "latent_space", "samples", "architecture", "manifold"

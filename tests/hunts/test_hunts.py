@@ -129,9 +129,9 @@ def test_a_thousand_epochs_take_no_more_memory_than_a_hundred():
     x, used = np.random.default_rng(0).integers(0, 256, (130, 64), np.uint8), {}
     vae = mv.VAE([mv.Dense(64, 32), mv.ReLU(), mv.Dense(32, 8)], [mv.Dense(4, 32), mv.ReLU(), mv.Dense(32, 64)])
 
-    def measure(history):
-        if len(history) in (100, 1000):
-            used[len(history)] = resident_bytes()
+    def measure(run):
+        if run.epoch in (100, 1000):
+            used[run.epoch] = resident_bytes()
 
     mv.fit(vae, x, 0.2, epochs=1000, batch_size=16, patience=1000, callbacks=[measure])
     growth = used[1000] - used[100]

@@ -129,7 +129,7 @@ class Adam(mv.SGD):
 
 
 def test_a_part_from_elsewhere_is_refused_before_anything_is_written(path, x):
-    vae = mv.VAE([mv.Dense(7, 4), Swish()], [mv.Dense(2, 7)])
+    vae = mv.VAE([mv.Dense(7, 4), Swish(), mv.Dense(4, 4)], [mv.Dense(2, 7)])
     with pytest.raises(mv.MiniVAEError, match="Swish is no part of minivae.*numpy.savez"):
         vae.save(path)
     before = vae.parameters.flat.copy()

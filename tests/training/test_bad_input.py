@@ -77,6 +77,12 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
         (lambda: vae(kl="exact"), 'kl should be "analytic", "monte-carlo" or None'),
         (lambda: vae(kl="analytic", bound=mv.ImportanceWeighted()), "has no analytic KL"),
         (lambda: vae(likelihood="bernoulli"), r"likelihood should be an instance such as .*\(\), got 'bernoulli'"),
+        (lambda: vae(likelihood=mv.Bernoulli), r"Bernoulli\(\), got the class Bernoulli: write Bernoulli\(...\)"),
+        (lambda: vae(posterior=mv.FlowPosterior), r"posterior .* such as DiagonalGaussian\(\), got the class Flow"),
+        (lambda: vae(bound=3), r"bound should be an instance such as ELBO\(\), got 3"),
+        (lambda: vae(dtype="floaty"), "should be \"float32\" or \"float64\", got 'floaty'"),
+        (lambda: mv.VAE(None, [mv.Dense(2, 6)]), "expected a list of layers, got None"),
+        (lambda: mv.VAE([mv.Dense(6, 4), mv.ReLU], [mv.Dense(2, 6)]), r"layer 1 .*, got the class ReLU: write ReLU\("),
         (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "numba", "cupy" or "auto"'),
         (lambda: mv.Gaussian(std=0), "std must be positive"),
         (lambda: mv.Adam(lr=0), r"Adam: lr should lie in \(0, inf\), got 0"),
@@ -87,6 +93,44 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
 def test_bad_parts(make, message):
     with pytest.raises(mv.MiniVAEError, match=message):
         make()
+
+
+def test_a_layer_or_a_sequential_does_for_a_list():
+    model = mv.VAE(encoder=mv.Sequential([mv.Dense(6, 5), mv.ReLU(), mv.Dense(5, 4)]), decoder=mv.Dense(2, 6))
+    assert [*model.parameters] == [*vae().parameters]
+    assert mv.fit(model, GOOD, epochs=1)["train_loss"] == mv.fit(vae(), GOOD, epochs=1)["train_loss"]
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"decoder": [mv.Sigmoid()]}, "decoder ends in Sigmoid, so the logits are never below 0 and never above 1. B"),
+        ({"decoder": [mv.ReLU(), mv.Flatten()]}, "ends in ReLU, so the logits are never below 0. .*: leave ReLU out"),
+        ({"decoder": [mv.Sequential([mv.Tanh()])]}, "ends in Tanh, so the logits are never below -1 and never above 1"),
+        ({"decoder": [mv.ReLU()], "likelihood": mv.Categorical(2)}, "the logits are never below 0. Categorical makes"),
+        ({"encoder": [mv.ReLU()]}, "the encoder ends in ReLU, so mu and log_var are never below 0"),
+    ],
+)
+def test_an_activation_at_the_end_is_told(parts, message):
+    """At the line that makes the model."""
+    likelihood = parts.get("likelihood", mv.Bernoulli())
+    layers = {"encoder": [mv.Dense(6, 4)], "decoder": [mv.Dense(2, likelihood.params_dim(6))]}
+    layers = {name: stack + parts.get(name, []) for name, stack in layers.items()}
+    with pytest.warns(mv.MiniVAEWarning, match=message) as warned:
+        mv.VAE(**layers, likelihood=likelihood)
+    assert [each.filename for each in warned] == [__file__]
+
+
+def test_an_activation_at_the_end_that_belongs_there_is_not():
+    class Scaled(mv.Tanh):
+        def forward(self, params, x):
+            y, backward = super().forward(params, 0.1 * x)
+            return 10 * y, backward
+
+    encoder, decoder = [mv.Dense(6, 4)], [mv.Dense(2, 6)]
+    mv.VAE(encoder, [*decoder, mv.Sigmoid()], mv.Gaussian())
+    mv.VAE(encoder, [*decoder, Scaled()])
+    mv.VAE([mv.Dense(6, 4), mv.ReLU(), mv.Dense(4, 4)], decoder)
 
 
 def test_one_part_may_serve_many_places_and_models():
@@ -123,8 +167,12 @@ def test_bad_eps(shape):
         ({"batch_size": 0}, "batch_size should be an integer of at least 1, got 0"),
         ({"epochs": -1}, "epochs should be an integer of at least 1, got -1"),
         ({"samples": 1.5}, "samples should be an integer of at least 1, got 1.5"),
-        ({"batch_size": 11}, "larger than the 10 training examples: use at most 10"),
         ({"optimizer": "adam"}, r"optimizer should be one such as Adam\(1e-3\), got 'adam'"),
+        ({"optimizer": mv.Adam}, r"got the class Adam: write Adam\(...\)"),
+        ({"callbacks": [3]}, "callbacks should be functions of the run, or objects such as .*, got 3"),
+        ({"callbacks": mv.EpochPrinter}, r"got the class EpochPrinter: write EpochPrinter\(...\)"),
+        ({"validation": np.arange(10)}, r"of shape \(10,\), which looks like labels .* fit\(vae, \(x, y\)\)"),
+        ({"validation": np.eye(10, 3)}, r"of shape \(10, 3\), which looks like labels"),
         ({"validation": np.ones((3, 5))}, r"expects \(B, 6\), got \(3, 5\)"),
         ({"validation": 0.01}, r"validation=0.01 should be a share that leaves some of the 10 examples"),
         ({"schedules": {"beta": 0.5}}, "schedules should be a dict of functions of the epoch"),

@@ -62,8 +62,8 @@ def test_all_methods_follow_the_labels_row_by_row():
 
 def test_one_number_stands_for_all_rows():
     vae = small_vae()
-    np.testing.assert_array_equal(vae.sample(4, y=2), vae.sample(4, y=[2, 2, 2, 2]))
-    assert (vae.sample(4, y=2) != vae.sample(4, y=1)).any()
+    np.testing.assert_array_equal(vae.sample(4, seed=0, y=2), vae.sample(4, seed=0, y=[2, 2, 2, 2]))
+    assert (vae.sample(4, seed=0, y=2) != vae.sample(4, seed=0, y=1)).any()
 
 
 def test_fit_learns_what_the_label_says(backend):

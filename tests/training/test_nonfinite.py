@@ -37,7 +37,7 @@ def test_divergence_is_named_and_the_last_good_weights_come_back(tmp_path, backe
     path, good = tmp_path / "checkpoint.safetensors", []
     vae = make(backend=backend)
 
-    def keep(history):
+    def keep(run):
         good[:] = [np.array(backend.to_host(vae.parameters.flat))]
 
     with pytest.raises(mv.MiniVAEError, match=r"a smaller learning rate, optimizer=ClipNorm\(\.\.\.\)") as error:
@@ -69,8 +69,8 @@ def test_divergence_is_named_and_the_last_good_weights_come_back(tmp_path, backe
 def test_the_first_bad_value_is_the_one_that_is_named(tensor, operation):
     vae = make()
 
-    def spoil(history):
-        if len(history) == 2:
+    def spoil(run):
+        if run.epoch == 2:
             vae.parameters[tensor][...] = np.nan
 
     with pytest.raises(mv.MiniVAEError, match=f"epoch 3, step 1 of 4: {operation} {PRODUCT} is not finite"):
@@ -141,13 +141,26 @@ def test_the_step_that_is_named_is_the_one_with_the_bad_example():
     orders = [generator(0, SHUFFLE, epoch).permutation(40).tolist() for epoch in (1, 2, 3)]
     bad = next(i for i in range(40) if len({order.index(i) // 10 for order in orders}) == 3)
 
-    def spoil(history):
-        if len(history) == 2:
+    def spoil(run):
+        if run.epoch == 2:
             x[bad] = 1e25
 
     step, line = orders[2].index(bad) // 10 + 1, line_of(gaussian.gaussian_kl, "mu**2")
     with pytest.raises(mv.MiniVAEError, match=rf"epoch 3, step {step} of 4: square {line} is not finite"):
         mv.fit(vae, x, epochs=5, batch_size=10, optimizer=mv.SGD(1e-30), callbacks=[spoil])
+
+
+@pytest.mark.parametrize("scale, told", [(255.0, True), (1.0, False)])
+def test_the_scale_of_x_is_named_where_it_may_be_the_cause(scale, told):
+    """Weights that overflow for another reason say nothing of x; uint8 pixels are brought to [0, 1] anyway."""
+    for x in data() * np.float32(scale), (data() * 255).astype(np.uint8):
+        vae = make(likelihood=mv.Gaussian())
+        vae.parameters["decoder.0.W"].fill(np.nan)
+        with pytest.raises(mv.MiniVAEError, match="Usual cures") as error:
+            mv.fit(vae, x, epochs=1, batch_size=10)
+        scaled = re.search(r"x lies in \[(\S+), (\S+)\]: divide it", str(error.value))
+        assert bool(scaled) == (told and x.dtype != np.uint8)
+        assert not scaled or float(scaled[2]) == pytest.approx(x.max(), rel=1e-3)
 
 
 def test_the_short_last_step_is_named_as_well():

@@ -52,6 +52,14 @@ def batches(x, epochs, batch_size, **options):
     return [seen[i * steps : (i + 1) * steps] for i in range(epochs)]
 
 
+def test_a_batch_that_is_larger_than_the_data_is_all_of_them():
+    x = images(30)
+    ((pixels, _),) = batches(x, epochs=1, batch_size=1000)[0]
+    np.testing.assert_allclose(np.unique(pixels, axis=0), np.unique(x / 255, axis=0), rtol=1e-6)
+    runs = [losses(mv.fit(small_vae(), x, epochs=2, batch_size=size)) for size in (30, 1000)]
+    assert runs[0] == runs[1]
+
+
 def test_every_example_is_seen_once_an_epoch_in_another_order():
     x, orders = images(30), []
     for epoch in batches(x, epochs=2, batch_size=8):
@@ -175,6 +183,17 @@ def test_results_are_numpy_arrays_on_every_backend(backend):
         assert type(array) is np.ndarray and array.shape == shape and array.dtype == np.float32
     np.testing.assert_array_equal(vae.sample(5, seed=1), vae.sample(5, seed=1))
     assert type(vae.log_likelihood(x, samples=3)) is float
+
+
+def test_samples_are_drawn_anew_at_each_call_unless_a_seed_is_given():
+    """And as a whole they repeat: the same calls of the same model give the same."""
+    vae, same = small_vae(seed=3), small_vae(seed=3)
+    first, second = vae.sample(5), vae.sample(5)
+    assert not np.isin(first[:, 0], second[:, 0]).any()
+    seeded = vae.sample(5, seed=3)
+    np.testing.assert_array_equal(seeded, vae.sample(5, seed=3))
+    assert (seeded != vae.sample(5, seed=4)).any()
+    np.testing.assert_array_equal(np.concatenate([first, second]), same.sample(10))
 
 
 def test_results_do_not_change_when_the_model_is_used_again():

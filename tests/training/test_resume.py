@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae.storage import checkpoint as storage
 from minivae.training.state import Training
 
 SMALL = {"epochs": 9, "n": 80}  # 64 to train on: 9 full batches of 7 and one of 1
@@ -56,8 +57,8 @@ def test_stopped_after_an_epoch(tmp_path, expected, epoch):
     """The callbacks of an epoch that was not kept run again."""
     path = tmp_path / "checkpoint.safetensors"
 
-    def stop(history):
-        if len(history) == epoch:
+    def stop(run):
+        if run.epoch == epoch:
             raise Stop
 
     with pytest.raises(Stop):
@@ -91,11 +92,48 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch, expected):
     assert killable.digest(*killable.train(path, **SMALL)) == expected
 
 
-def test_without_a_checkpoint_ctrl_c_does_not_wait(monkeypatch):
-    press_ctrl_c_at(monkeypatch, 15)
-    with pytest.raises(KeyboardInterrupt) as error:
-        killable.train(None, resume=False, **SMALL)
-    assert not isinstance(error.value, mv.Interrupted)
+def test_without_a_checkpoint_ctrl_c_keeps_the_history_and_the_weights(monkeypatch):
+    """Those of the step that was finished: 15 steps of which 8 make the first epoch."""
+    x = np.random.default_rng(0).random((30, 4), np.float32)
+
+    def small():
+        return mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)])
+
+    vae, expected = small(), small()
+    history = mv.fit(expected, x, epochs=1, batch_size=4)
+    assert expected.history is history
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at(patch, 8)
+        with pytest.raises(mv.Interrupted, match="stopped after epoch 1; the model has the .*vae.history") as error:
+            mv.fit(vae, x, epochs=5, batch_size=4)
+    assert error.value.checkpoint is None
+    assert [row["train_loss"] for row in vae.history] == history["train_loss"]
+    np.testing.assert_array_equal(vae.parameters.flat, expected.parameters.flat)
+    press_ctrl_c_at(monkeypatch, 11)
+    with pytest.raises(mv.Interrupted, match="stopped in epoch 2 after step 3 of 8"):
+        mv.fit(small(), x, epochs=5, batch_size=4)
+
+
+def test_what_a_callback_keeps_and_that_it_stopped_are_resumed(tmp_path):
+    """A callback that counts in run.kept what a run that was cut in two would have forgotten."""
+    path, x = tmp_path / "checkpoint.safetensors", np.random.default_rng(0).random((30, 4), np.float32)
+
+    def count(run):
+        run.kept["epochs"] = run.kept.get("epochs", 0) + 1
+        run.kept["numbers"] = np.append(run.kept.get("numbers", np.empty(0)), run.epoch)
+        if run.kept["epochs"] == 4:
+            run.stop()
+
+    def train(epochs):
+        vae = mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)])
+        seen = []
+        options = {"callbacks": [count, lambda run: seen.append(run.kept)], "checkpoint": mv.Checkpoint(path, True)}
+        history = mv.fit(vae, x, epochs=epochs, batch_size=8, **options)
+        return len(history), seen[-1] if seen else None
+
+    assert train(2) == (2, {"epochs": 2, "numbers": pytest.approx([1, 2])})
+    assert train(9) == (4, {"epochs": 4, "numbers": pytest.approx([1, 2, 3, 4])})
+    assert train(9) == (4, None), "a training that was stopped went on"
 
 
 def test_the_progress_bar_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
@@ -155,6 +193,19 @@ def test_what_a_killed_write_left_is_removed(tmp_path, expected):
     other.touch()
     assert killable.digest(*killable.train(path, **SMALL)) == expected
     assert not leftover.exists() and other.exists()
+
+
+def test_a_training_that_version_0_1_had_stopped_early_stays_so(tmp_path):
+    """Its checkpoints said nothing of having stopped, and kept the best weights under another name."""
+    path, options = tmp_path / "checkpoint.npz", {"epochs": 60, "n": 80, "patience": 2}
+    expected = killable.digest(*killable.train(path, **options))
+    arrays, record = storage.read(path)
+    assert len(record["training"]["history"]) < 60
+    record["training"].pop("stopped")
+    record["training"] |= record["training"].pop("kept")
+    arrays["extra.best"] = arrays.pop("extra.kept.best_weights")
+    storage.write(path, arrays, {key: record[key] for key in ("model", "settings", "training")})
+    assert killable.digest(*killable.train(path, **options)) == expected
 
 
 # ------------------------------------------------------------------------------------------- what does not fit
@@ -221,7 +272,7 @@ def test_damaged_checkpoints_stop_the_resumption_and_stay(tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_before_training(tmp_path):
     with pytest.raises(mv.MiniVAEError, match="cannot write .*No such file"):
-        small_fit(tmp_path / "nowhere" / "checkpoint.safetensors", callbacks=[lambda history: pytest.fail("trained")])
+        small_fit(tmp_path / "nowhere" / "checkpoint.safetensors", callbacks=[lambda run: pytest.fail("trained")])
 
 
 def test_resuming_nothing_begins_and_says_so(tmp_path, capsys):

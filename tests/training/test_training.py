@@ -87,7 +87,7 @@ def test_early_stopping_stops_and_restores_the_best_weights():
         patience=3,
         optimizer=mv.SGD(1e-3),
         schedules={"lr": lambda epoch: 1e-2 if epoch <= 5 else 2.0},
-        callbacks=[lambda history: weights.append(vae.parameters.flat.copy())],
+        callbacks=[lambda run: weights.append(vae.parameters.flat.copy())],
     )
     best = int(np.argmin(history["val_loss"]))
     assert history.best_epoch == best + 1 == 5 and len(history) == 8
@@ -163,7 +163,7 @@ def test_schedules_set_beta_and_the_learning_rate_of_an_epoch(backend):
     x, seen = data(44), []
     vae = make(backend=backend, dtype="float64")
     schedules = {"beta": mv.linear_warmup(4), "lr": lambda epoch: 0.1 / epoch}
-    optimizer, callbacks = mv.SGD(0.7), [lambda _: seen.append(vae.beta)]
+    optimizer, callbacks = mv.SGD(0.7), [lambda run: seen.append(run.vae.beta)]
     mv.fit(vae, x, epochs=3, batch_size=10, optimizer=optimizer, schedules=schedules, callbacks=callbacks)
     assert seen == BETAS and optimizer.lr == 0.7
     expected = by_hand(make(dtype="float64"), x, BETAS, LRS)
@@ -174,7 +174,7 @@ def test_a_callback_may_change_beta_between_epochs(backend):
     x, betas = data(44), iter([0.5, 2.0, 0.0])
     vae = make(backend=backend, dtype="float64", beta=1.5)
 
-    def change(history):
+    def change(run):
         vae.beta = next(betas)
 
     mv.fit(vae, x, epochs=3, batch_size=10, optimizer=mv.SGD(0.1), callbacks=[change])
@@ -186,7 +186,7 @@ def test_a_callback_may_change_the_weights_between_epochs(backend):
     x = data(40)
     vae, expected = make(backend=backend, dtype="float64"), make(dtype="float64")
 
-    def change(history):
+    def change(run):
         backend.upload(np.full(vae.parameters.flat.shape, 0.1), out=vae.parameters.flat)
 
     mv.fit(vae, x, epochs=1, batch_size=10, optimizer=mv.SGD(0.1), callbacks=[change])

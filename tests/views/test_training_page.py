@@ -36,7 +36,7 @@ def test_steps_on_the_same_noise_are_those_of_numpy(k, digits, tmp_path):
     page = training_page(variants, digits.x_train, digits.x_test, digits.y_test, batch_size=20)
     vae, _ = list(variants.values())[k]
     training = Training(
-        vae, mv.RMSprop(), vae.check_input(digits.x_train), None, np.arange(60), 20, 1, False, 0, None, None
+        vae, mv.RMSprop(), vae.check_input(digits.x_train), None, np.arange(60), 20, 1, False, 0, None
     )  # fmt: skip
     steps = training.steps()
     next(steps)  # draws noise and order; then begin again

@@ -1,0 +1,133 @@
+"""What a model is made of, looked at as it is made: errors that say what to change, warnings of usual mistakes."""
+
+import math
+import warnings
+
+import numpy as np
+
+from ..errors import MiniVAEError, MiniVAEWarning, named
+from .conv import Flatten, Reshape
+from .layers import Activation, Sequential
+
+# An activation that does not reach so far on either side, from inputs up to +-20, limits what comes out of a network.
+REACH, INPUTS = 4, np.linspace(-20, 20, 401)[None]
+
+
+def check_dtype(dtype):
+    """The dtype as NumPy's."""
+    try:
+        if np.dtype(dtype) in (np.float32, np.float64):
+            return np.dtype(dtype)
+    except TypeError:
+        pass
+    raise MiniVAEError(f'VAE: dtype should be "float32" or "float64", got {dtype!r}')
+
+
+def check_seed(seed):
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise MiniVAEError(f"VAE: seed should be an integer of at least 0, got {seed!r}")
+    return int(seed)
+
+
+def check_part(name, part, kind, default):
+    """The part, which must be an instance of the class `kind`; for None one of the class `default`."""
+    part = default() if part is None else part
+    if not isinstance(part, kind):
+        raise MiniVAEError(f"VAE: {name} should be an instance such as {default.__name__}(), got {named(part)}")
+    return part
+
+
+def check_kl(kl, bound, posterior):
+    """Whether the KL is analytic."""
+    needs_samples = bound.needs_samples or not posterior.has_analytic_kl
+    kl = kl or ("monte-carlo" if needs_samples else "analytic")
+    if kl not in ("analytic", "monte-carlo"):
+        raise MiniVAEError(f'VAE: kl should be "analytic", "monte-carlo" or None, got {kl!r}')
+    if kl == "analytic" and needs_samples:
+        raise MiniVAEError(
+            f"VAE: {type(bound).__name__} with {type(posterior).__name__} has no analytic KL: "
+            'leave kl out or use kl="monte-carlo"'
+        )
+    return kl == "analytic"
+
+
+def check_free_bits(free_bits, analytic):
+    if not 0 <= free_bits < math.inf:
+        raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {free_bits!r}")
+    if free_bits and not analytic:
+        raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
+    return float(free_bits)
+
+
+def check_sizes(encoder, decoder, posterior, likelihood, n_classes):
+    """The number of values X of an example, and of latent dimensions D."""
+    for name, part in (("encoder", encoder), ("decoder", decoder)):
+        if part.input_shape is None:
+            raise MiniVAEError(f"VAE: the {name} has no layer that fixes its input size, such as Dense")
+    stats_shape = encoder.output_shape(encoder.input_shape)
+    if len(stats_shape) != 1:
+        raise MiniVAEError(
+            f"VAE: the encoder should give (B, 2D), got (B, {', '.join(map(str, stats_shape))}): end it with "
+            "Flatten() and a Dense"
+        )
+    (stats_dim,) = stats_shape
+    latent_dim = posterior.latent_dim(stats_dim)
+    if decoder.input_shape != (latent_dim + n_classes,):
+        labels = f" and has {n_classes} classes behind it" if n_classes else ""
+        raise MiniVAEError(
+            f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}){labels}, but the decoder takes "
+            f"(B, {', '.join(map(str, decoder.input_shape))}): the encoder's last layer should be "
+            "twice as wide as the decoder's first" + " without the classes" * bool(n_classes)
+        )
+    input_dim = encoder.input_shape[0] - n_classes
+    if input_dim < 1:
+        raise MiniVAEError(
+            f"VAE: the encoder takes (B, {input_dim + n_classes}), which leaves no room for x beside {n_classes} "
+            "classes: its first layer should be n_classes wider than x"
+        )
+    wanted = (likelihood.params_dim(input_dim),)
+    got = decoder.output_shape(decoder.input_shape)
+    if got != wanted:
+        raise MiniVAEError(
+            f"VAE: {type(likelihood).__name__} of {input_dim} values a row needs a decoder output of "
+            f"(B, {wanted[0]}), got (B, {', '.join(map(str, got))})"
+        )
+    return input_dim, latent_dim
+
+
+def warn_of_limits(encoder, decoder, likelihood):
+    """Warn, at the line that makes the model, where an activation limits what must be any number."""
+    last, limits = _limits(encoder)
+    if limits:
+        warnings.warn(
+            f"VAE: the encoder ends in {last}, so mu and log_var are {limits}: end it with the layer before, such as "
+            "Dense",
+            MiniVAEWarning,
+            stacklevel=3,
+        )
+    last, limits = _limits(decoder)
+    if limits and likelihood.from_logits:
+        warnings.warn(
+            f"VAE: the decoder ends in {last}, so the logits are {limits}. {type(likelihood).__name__} makes "
+            f"probabilities of any numbers by itself: leave {last} out",
+            MiniVAEWarning,
+            stacklevel=3,
+        )
+
+
+def _limits(network):
+    """The name of the activation that a network ends in and how it limits values, in words; or two empty texts."""
+    last = _last(network)
+    if not isinstance(last, Activation):
+        return "", ""
+    y, _ = last.forward({}, INPUTS)
+    limits = [f"never below {round(y.min(), 2):g}"] if y.min() > -REACH else []
+    limits += [f"never above {round(y.max(), 2):g}"] if y.max() < REACH else []
+    return type(last).__name__, " and ".join(limits)
+
+
+def _last(network):
+    """The last layer that does more than change shapes, or None."""
+    layers = [layer for layer in network.layers if not isinstance(layer, (Flatten, Reshape))]
+    last = layers[-1] if layers else None
+    return _last(last) if isinstance(last, Sequential) else last

@@ -1,0 +1,139 @@
+"""What `fit` calls after each epoch, callback(run), and the callbacks that come with minivae.
+
+A function of the run is all that it takes; an object may also have `begin(run)`, which is called before the first step,
+and `end(run)`, called after the last epoch, though not after an error or Ctrl-C.
+"""
+
+import math
+
+import numpy as np
+
+from ..errors import MiniVAEError
+from ..model.bounds import ELBO
+from ..model.likelihoods import Gaussian
+
+
+class Run:
+    """A training as its callbacks see it.
+
+    vae           : the model; its weights and `vae.beta` may be changed
+    history       : the History; `history[-1]` is the row of the epoch that has just ended
+    epoch, epochs : the number of that epoch, from 1, and how many were asked for
+    kept          : a dict for what a callback must remember, as JSON can hold it, or arrays (not single numbers) of the
+                    model's backend; a checkpoint keeps it and resuming brings it back, as it does the history
+    """
+
+    def __init__(self, training, epochs):
+        self.vae, self.history, self.kept, self.epochs = training.vae, training.history, training.kept, epochs
+        self._training = training
+
+    @property
+    def epoch(self):
+        return len(self.history)
+
+    def stop(self):
+        """End the training after this epoch; it stays ended where it is resumed."""
+        self._training.stopped = True
+
+    def __repr__(self):
+        row = self.history[-1] if self.history else {}
+        losses = "".join(f", {name} {row[name]:.3f}" for name in ("train_loss", "val_loss") if name in row)
+        return f"epoch {self.epoch}/{self.epochs}{losses}"
+
+
+class EarlyStopping:
+    """Ends a training when the validation loss has not fallen for `patience` epochs.
+
+    In any case the model ends with the weights of its best epoch, and the history names that as `best_epoch`. Losses
+    under another beta cannot be compared with those before, so a change of beta starts the count anew.
+    """
+
+    def __init__(self, patience):
+        if not isinstance(patience, (int, np.integer)) or patience < 1:
+            raise MiniVAEError(f"EarlyStopping: patience should be an integer of at least 1, got {patience!r}")
+        self.patience = int(patience)
+
+    def begin(self, run):
+        if "best" not in run.kept:
+            self._keep(run, math.inf)
+        self._stop_if_over(run)
+
+    def __call__(self, run):
+        _, loss, beta = run.kept["best"]
+        if run.history[-1]["val_loss"] < loss or run.vae.beta != beta:
+            self._keep(run, run.history[-1]["val_loss"])
+        self._stop_if_over(run)
+
+    def end(self, run):
+        run.vae.parameters.flat[...] = run.kept["best_weights"]
+        run.history.best_epoch = run.kept["best"][0]
+
+    def _keep(self, run, loss):
+        run.kept["best"] = [run.epoch, loss, run.vae.beta]
+        run.kept["best_weights"] = run.vae.parameters.flat.copy()
+
+    def _stop_if_over(self, run):
+        if run.epoch - run.kept["best"][0] >= self.patience:
+            run.stop()
+
+
+class CSVWriter:
+    """Writes the history to a CSV file after each epoch, whole or not at all.
+
+    path, validation : see `History.save_csv`
+    """
+
+    def __init__(self, path, validation="val"):
+        self.path, self.validation = path, validation
+
+    def __call__(self, run):
+        run.history.save_csv(self.path, self.validation)
+
+    end = __call__  # for a training that was resumed when it had ended
+
+
+class EpochPrinter:
+    """Prints a row for each epoch, and above the first what the loss is made of; it starts anew where that changes.
+
+    validation : what to call the validation data, for example "test"
+    """
+
+    def __init__(self, validation="val"):
+        self.validation = validation
+
+    def begin(self, run):
+        self._head = None
+
+    def __call__(self, run):
+        row = run.history[-1]
+        digits = len(str(run.epochs))
+        table = [("epoch", 2 * digits + 1, f"{run.epoch}/{run.epochs}"), ("seconds", 8, f"{row['seconds']:.2f}")]
+        for prefix, name in (("train", "train"), ("val", self.validation)):
+            if f"{prefix}_loss" in row:
+                titles = (f"{name} loss", 10, "loss"), ("reconstr.", 9, "reconstruction"), ("KL", 7, "kl")
+                table += [(title, width, f"{row[f'{prefix}_{key}']:.3f}") for title, width, key in titles]
+        if run.vae.beta != 1:
+            table.append(("beta", 6, f"{run.vae.beta:.3g}"))
+        widths = [max(len(title), width) for title, width, _ in table]
+        head = " ".join(f"{title:>{width}}" for width, (title, _, _) in zip(widths, table, strict=True))
+        head = f"{loss_formula(run.vae)}\n{head}"
+        if head != self._head:
+            self._head = head
+            print(head)
+        print(" ".join(f"{text:>{width}}" for width, (_, _, text) in zip(widths, table, strict=True)), flush=True)
+
+
+def loss_formula(vae):
+    """What the loss of a model is made of, in words, a line or more."""
+    if type(vae.bound) is ELBO:
+        lines = [f"loss = reconstruction + {'KL' if vae.beta == 1 else 'beta KL'}, in nats per example"]
+    else:
+        lines = [
+            f"loss = minus the {type(vae.bound).__name__} bound, in nats per example; validation takes one sample",
+            "reconstruction and KL are means over the samples, and do not add up to it",
+        ]
+    if vae.free_bits:
+        lines.append(f"in training the KL of each dimension counts as at least {vae.free_bits:g} nats (free bits)")
+    if isinstance(vae.likelihood, Gaussian) and not vae.likelihood.constants:
+        lines.append("reconstruction leaves out the Gaussian's constants")
+    return "\n".join(lines)

@@ -1,0 +1,16 @@
+"""Schedules: functions of the epoch for beta and the learning rate."""
+
+from ..errors import MiniVAEError
+
+
+def linear_warmup(epochs, end=1.0, start=0.0):
+    """A schedule for beta or the learning rate: from `start`, linearly, to `end` at epoch `epochs` and from then on.
+
+        value(epoch) = start + (end - start) min(1, epoch / epochs)
+
+    epoch counts from 1, so the first value lies one step above `start`.
+    Source, for the weight of the KL: Bowman et al. 2016, section 3.1; Sonderby et al. 2016, section 2.3.
+    """
+    if not epochs >= 1:
+        raise MiniVAEError(f"linear_warmup: epochs should be at least 1, got {epochs!r}")
+    return lambda epoch: start + (end - start) * min(1.0, epoch / epochs)
