@@ -190,7 +190,7 @@ def _parse(path, text):
     try:
         record = json.loads(text)
         version, is_model = int(record["format"]), isinstance(record["model"], dict)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise MiniVAEError(f"{path} is no checkpoint of minivae: its record cannot be read ({error})") from error
     if version > FORMAT:
         raise MiniVAEError(

@@ -1,5 +1,6 @@
 """A training: the arrays that it changes, how far it has come, and how a checkpoint keeps it."""
 
+import math
 import os
 import sys
 import zlib
@@ -171,10 +172,15 @@ class Training:
         # beta may have been changed on the way; where it started is among the settings.
         _check_same(path, record["model"] | {"beta": model["beta"]}, model)
         _check_same(path, record["settings"], self.settings)
-        self.vae.parameters.load(checkpoint.model_arrays(arrays))
-        arrays, numbers, own = checkpoint.extra_arrays(arrays), record["training"], self._arrays()
-        if "best" in numbers:  # as version 0.1 kept what early stopping needs
+        weights, arrays, own = checkpoint.model_arrays(arrays), checkpoint.extra_arrays(arrays), self._arrays()
+        numbers = record["training"]
+        _check_numbers(path, numbers, self.n_steps)
+        if "best" in numbers and "best" in arrays:  # as version 0.1 kept what early stopping needs
             arrays[KEPT + "best_weights"], numbers["kept"] = arrays.pop("best"), {"best": numbers["best"]}
+        known = own | ({KEPT + "best_weights": self.vae.parameters.flat} if "best" in numbers.get("kept", {}) else {})
+        others = {name for name in arrays if name.startswith(KEPT) and name not in known}
+        _check_arrays(path, {name: array for name, array in arrays.items() if name not in others}, known)
+        self.vae.parameters.load(weights)
         self.kept.update(numbers.get("kept", {}))
         for name, array in arrays.items():
             if name in own:
@@ -201,6 +207,51 @@ def _check_same(path, saved, given):
                 "with the same model, settings and data; to train its model on with others, pass minivae.load of it "
                 "to fit, without resume and with another checkpoint"
             )
+
+
+def _check_numbers(path, numbers, n_steps):
+    """Raise MiniVAEError where the numbers of a checkpoint are none that a training has."""
+
+    def is_count(value):
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def is_number(value):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    def is_history(value):
+        rows = isinstance(value, list) and all(isinstance(row, dict) and row.keys() >= {"train_loss"} for row in value)
+        return rows and all(
+            row.get("epoch") == i and row.keys() == value[0].keys() and all(map(is_number, row.values()))
+            for i, row in enumerate(value, 1)
+        )
+
+    def is_kept(value):  # by callbacks, among them EarlyStopping
+        best = value.get("best", [0, 0.0, 0.0]) if isinstance(value, dict) else None
+        return isinstance(best, list) and len(best) == 3 and all(isinstance(x, (int, float)) for x in best)
+
+    expected = {
+        "history": (is_history, "a row of numbers for each epoch, counted from 1"),
+        "done": (lambda done: is_count(done) and 0 <= done < n_steps, f"a number of steps from 0 to {n_steps - 1}"),
+        "seconds": (lambda seconds: is_number(seconds) and seconds >= 0, "a number of at least 0"),
+        "beta": (lambda beta: is_number(beta) and beta >= 0, "a number of at least 0"),
+        "lr": (lambda lr: is_number(lr) and lr > 0, "a positive number"),
+        "stopped": (lambda stopped: isinstance(stopped, bool), "true or false"),
+        "kept": (is_kept, "an object whose best, if any, are three numbers"),
+    }
+    if not isinstance(numbers, dict):
+        raise MiniVAEError(f"{path} cannot be resumed: its training should be an object, got {numbers!r:.60}")
+    for name, (fits, what) in expected.items():
+        value = numbers.get(name, {"stopped": False, "kept": {}}.get(name))  # which version 0.1 did not write
+        if not fits(value):
+            raise MiniVAEError(f"{path} cannot be resumed: {name} of its training should be {what}, got {value!r:.60}")
+
+
+def _check_arrays(path, arrays, own):
+    """Raise MiniVAEError where a checkpoint has other arrays than the training's own."""
+    for name in sorted(arrays.keys() | own.keys()):
+        told = [f"{x.dtype} {x.shape}" if x is not None else "none" for x in (own.get(name), arrays.get(name))]
+        if told[0] != told[1]:
+            raise MiniVAEError(f"{path} cannot be resumed: its array {name!r} should be {told[0]}, got {told[1]}")
 
 
 def fingerprint(x):

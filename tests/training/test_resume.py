@@ -314,3 +314,85 @@ def test_killed(tmp_path):
 @pytest.mark.slow
 def test_killed_at_20_random_moments(tmp_path):
     assert killed_at_random(tmp_path, 20, seed=1) == 20
+
+
+# ------------------------------------------------------------------------------------------- edited checkpoints
+
+
+EDITS = {
+    "done": [-5, 10**9, 10, 1.5, True, None, "3"],
+    "history": [None, [1], [{"epoch": 1}], [{"epoch": 2, "train_loss": 1.0}], [{"epoch": 1, "train_loss": "x"}], {}],
+    "seconds": [-1, None, "1", float("nan")],
+    "beta": [-1, None, float("nan"), float("inf"), [1]],
+    "lr": [0, -1, None, float("inf"), "0.1"],
+    "stopped": [1, None, "no"],
+    "kept": [None, [], 3, {"best": None}, {"best": [1]}, {"best": [1, "x", 1]}],
+}
+
+
+@pytest.fixture
+def kept_training(tmp_path):
+    """A checkpoint of two epochs, and a function that goes on from it; its model has to stay as it was on an error."""
+    path = tmp_path / "training.npz"
+    x = np.random.default_rng(0).random((40, 6))
+
+    def vae():
+        return mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)], seed=1)
+
+    def go_on(epochs=3, **options):
+        model = vae()
+        before = model.parameters.flat.copy()
+        options = {"optimizer": mv.Adam(), "patience": 2, "checkpoint": mv.Checkpoint(path, resume=True)} | options
+        try:
+            return mv.fit(model, x, x[:10], epochs=epochs, batch_size=4, progress=False, **options)
+        except mv.MiniVAEError:
+            np.testing.assert_array_equal(model.parameters.flat, before)
+            raise
+
+    go_on(2)
+    return path, go_on
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in EDITS.items() for value in values])
+def test_a_record_that_was_edited_is_refused(kept_training, name, value):
+    """With a valid checksum; before anything changes."""
+    path, go_on = kept_training
+    arrays, record = storage.read(path)
+    record["training"][name] = value
+    storage.write(path, arrays, record)
+    with pytest.raises(mv.MiniVAEError, match=f"{name} of its training should be"):
+        go_on()
+
+
+def test_a_record_that_is_none(kept_training):
+    path, go_on = kept_training
+    arrays, record = storage.read(path)
+    storage.write(path, arrays, record | {"training": [1]})
+    with pytest.raises(mv.MiniVAEError, match="its training should be an object"):
+        go_on()
+
+
+@pytest.mark.parametrize("which", ["optimizer.m", "totals", "kept.best_weights"])
+@pytest.mark.parametrize("edit", ["missing", "shape", "dtype", "more"])
+def test_arrays_that_were_edited_are_refused(kept_training, edit, which):
+    path, go_on = kept_training
+    arrays, record = storage.read(path)
+    name = next(name for name in arrays if name.startswith(f"extra.{which}"))
+    if edit == "missing":
+        del arrays[name]
+    elif edit == "more":
+        arrays["extra.optimizer.z"] = np.zeros(3)
+    else:
+        arrays[name] = arrays[name][:-1] if edit == "shape" else arrays[name].astype("f2")
+    storage.write(path, arrays, record)
+    with pytest.raises(mv.MiniVAEError, match="its array '[a-z_.]+' should be"):
+        go_on()
+
+
+def test_a_record_of_a_format_without_end(tmp_path):
+    path = tmp_path / "model.npz"
+    mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)]).save(path)
+    arrays, record = storage.read(path)
+    storage.write(path, arrays, record | {"format": float("inf")})
+    with pytest.raises(mv.MiniVAEError, match="its record cannot be read"):
+        mv.load(path)
