@@ -26,6 +26,7 @@ import inspect
 import linecache
 import os
 import sys
+import weakref
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -74,13 +75,22 @@ class Value(NDArrayOperatorsMixin):
     base  : the value whose memory this is a view into, itself for all that are no views;  `view` makes it from there
     """
 
-    __slots__ = ("base", "dtypes", "function", "ghost", "inputs", "kind", "line", "number", "settings", "trace", "view")
+    __slots__ = "_base _trace dtypes function ghost inputs kind line number settings view".split()
 
     def __init__(self, trace, kind, ghost, function=None, inputs=(), settings=None, dtypes=(), base=None, view=None):
-        self.trace, self.kind, self.ghost, self.function, self.inputs = trace, kind, ghost, function, inputs
-        self.settings, self.dtypes, self.base, self.view = settings, dtypes, self if base is None else base, view
+        self.kind, self.ghost, self.function, self.inputs = kind, ghost, function, inputs
+        self.settings, self.dtypes, self._base, self.view = settings, dtypes, base, view
         self.line, self.number = Line(), len(trace.values)
+        self._trace = weakref.ref(trace)  # in a circle of references a step's arrays, its data too, would outlive it
         trace.values.append(self)
+
+    @property
+    def base(self):
+        return self if self._base is None else self._base
+
+    @property
+    def trace(self):
+        return self._trace() or refuse("this value comes from the trace of another step")
 
     shape = property(lambda self: self.ghost.shape)
     dtype = property(lambda self: self.ghost.dtype)

@@ -1,8 +1,10 @@
 """What `fit` offers beside plain epochs: validation, early stopping, schedules, clipping, and honest failure."""
 
 import functools
+import gc
 import sys
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -252,3 +254,21 @@ def test_a_memory_map_is_trained_on_where_it_lies(tmp_path):
     assert peak < x.nbytes / 2
     histories = [mv.fit(model(), rows, epochs=1) for rows in (x[:3000], np.array(x[:3000]))]
     assert histories[0]["train_loss"] == histories[1]["train_loss"]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_a_training_used_is_free_at_once(backend):
+    """Its data as well, with no help of the collector of circular references."""
+    if backend == "numba":
+        pytest.importorskip("minivae.engine.loops", exc_type=ImportError)
+    vae = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)], backend=backend)
+    x = np.random.default_rng(0).random((40, 6), "f4")
+    data = weakref.ref(x)
+    gc.collect()
+    gc.disable()
+    try:
+        mv.fit(vae, x, validation=0.5, epochs=2, batch_size=7, progress=False)
+        del x
+        assert data() is None
+    finally:
+        gc.enable()
