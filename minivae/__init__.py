@@ -20,6 +20,7 @@ from .model.likelihoods import (
     PredictedVarianceGaussian,
     SharedVarianceGaussian,
 )
+from .model.more_layers import ELU, GELU, LayerNorm, LeakyReLU, Softplus
 from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
 from .model.posteriors import DiagonalGaussian, Posterior
 from .model.vae import VAE, Losses
@@ -30,6 +31,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ELBO",
+    "ELU",
+    "GELU",
     "SGD",
     "VAE",
     "Adam",
@@ -54,6 +57,8 @@ __all__ = [
     "Interrupted",
     "InverseAutoregressive",
     "Layer",
+    "LayerNorm",
+    "LeakyReLU",
     "Likelihood",
     "Losses",
     "MiniVAEError",
@@ -69,6 +74,7 @@ __all__ = [
     "Sequential",
     "SharedVarianceGaussian",
     "Sigmoid",
+    "Softplus",
     "Tanh",
     "binarize",
     "fit",

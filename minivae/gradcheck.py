@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import MiniVAEError
-from .model import bounds, flows, gaussian, labels, layers, likelihoods
+from .model import bounds, flows, gaussian, labels, layers, likelihoods, more_layers
 from .model.bounds import ImportanceWeighted
 from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .model.flows import FlowPosterior, InverseAutoregressive, Planar
 from .model.layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .model.likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
+from .model.more_layers import ELU, GELU, LayerNorm, LeakyReLU, Softplus
 from .model.posteriors import DiagonalGaussian
 from .model.vae import VAE
 from .randomness import generator
@@ -324,6 +325,14 @@ def function_checks():
         "relu": (layers.relu, {"x": _off_kinks(rng, 4, 5)}),
         "sigmoid": (layers.sigmoid, {"x": _off_kinks(rng, 4, 5)}),
         "tanh": (layers.tanh, {"x": _off_kinks(rng, 4, 5)}),
+        "leaky_relu": (more_layers.leaky_relu, {"x": _off_kinks(rng, 4, 5)}),
+        "elu": (more_layers.elu, {"x": _off_kinks(rng, 4, 5)}),
+        "softplus": (more_layers.softplus, {"x": _off_kinks(rng, 4, 5)}),
+        "gelu": (more_layers.gelu, {"x": _off_kinks(rng, 4, 5)}),
+        "layer_norm": (
+            lambda x, gain, bias: more_layers.layer_norm(x, gain, bias, 1e-5),
+            {"x": x, "gain": rng.random(5), "bias": rng.random(5)},
+        ),
         "hold": (lambda raw: gaussian.hold(raw, -0.05, 1.5), {"raw": np.array([[-2, 0.4, 1.2, 3]])}),
         "reparameterize": (lambda m, s: gaussian.reparameterize(m, s, eps), {"m": mu, "s": log_var}),
         "gaussian_kl": (gaussian.gaussian_kl, {"mu": mu, "log_var": log_var}),
@@ -360,6 +369,12 @@ def checks():
         "ReLU": lambda b: check_layer(b, ReLU(), (6,)),
         "Sigmoid": lambda b: check_layer(b, Sigmoid(), (6,)),
         "Tanh": lambda b: check_layer(b, Tanh(), (6,)),
+        "LeakyReLU": lambda b: check_layer(b, LeakyReLU(0.2), (6,)),
+        "ELU": lambda b: check_layer(b, ELU(0.7), (6,)),
+        "Softplus": lambda b: check_layer(b, Softplus(), (6,)),
+        "GELU": lambda b: check_layer(b, GELU(), (6,)),
+        "LayerNorm": lambda b: check_layer(b, LayerNorm(6), (6,)),
+        "LayerNorm of pixels": lambda b: check_layer(b, LayerNorm(3), (2, 2, 3), "LayerNorm, of each pixel"),
         "Sequential": lambda b: check_layer(b, Sequential([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),
         **convolution_checks(),
         "Reshape": lambda b: check_layer(b, Reshape((3, 2)), (6,)),

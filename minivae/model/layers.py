@@ -149,8 +149,7 @@ class Dense(Layer):
 class Activation(Layer):
     """A function of each value by itself, without parameters."""
 
-    @staticmethod
-    def function(x):
+    def function(self, x):
         raise NotImplementedError
 
     def forward(self, params, x):

@@ -4,6 +4,7 @@
     encoder.0.W  (n_in, n_out)         encoder.0.weight  (n_out, n_in)
     encoder.0.b  (n_out,)              encoder.0.bias    (n_out,)
     Conv2d           W  (K, K, n_in, n_out)   weight  (n_out, n_in, K, K)
+    LayerNorm        gain  (n,), bias  (n,)   weight  (n,), bias  (n,)
     ConvTranspose2d  W  (K, K, n_out, n_in)   weight  (n_in, n_out, K, K)
 
 These are the names in torch.nn.ModuleDict({"encoder": Sequential(Linear, ReLU, Linear), "decoder": ...}) with the
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..errors import MiniVAEError
 
-NAMES = {"W": "weight", "b": "bias"}
+NAMES = {"W": "weight", "b": "bias", "gain": "weight"}
 
 
 def _torch_name(name):

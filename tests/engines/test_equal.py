@@ -33,6 +33,12 @@ def images(maps=3):
     return encoder, decoder
 
 
+def more_layers():
+    encoder = [mv.Dense(12, 7), mv.LayerNorm(7), mv.GELU(), mv.Dense(7, 6), mv.ELU(0.7), mv.Dense(6, 6)]
+    decoder = [mv.Dense(3, 8), mv.LeakyReLU(0.1), mv.Reshape((2, 4)), mv.LayerNorm(4), mv.Flatten()]
+    return encoder, [*decoder, mv.Dense(8, 6), mv.Softplus(), mv.Dense(6, 12)]
+
+
 def flows(*steps):
     return {"posterior": mv.FlowPosterior(list(steps))}
 
@@ -61,6 +67,7 @@ MODELS = {
     "autoregressive, no context": (networks, flows(mv.InverseAutoregressive(3, 5)), {"bound": mv.ImportanceWeighted()}),
     "conditional": (lambda: networks(15, 6, 6, 12), {"n_classes": 3}, {"samples": 2}),
     "two classes": (lambda: networks(14, 6, 5, 12), {"n_classes": 2}, {"samples": 2}),
+    "more layers": (more_layers, {}, {"samples": 2}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),
