@@ -9,6 +9,7 @@ from .errors import Interrupted, MiniVAEError, MiniVAEWarning
 from .gradcheck import gradcheck
 from .model.binarization import binarize
 from .model.bounds import ELBO, Bound, ImportanceWeighted
+from .model.builders import convnet, mlp
 from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .model.flows import Flow, FlowPosterior, InverseAutoregressive, Planar
 from .model.layers import Dense, Layer, ReLU, Sequential, Sigmoid, Tanh
@@ -77,12 +78,14 @@ __all__ = [
     "Softplus",
     "Tanh",
     "binarize",
+    "convnet",
     "fit",
     "from_torch_state_dict",
     "get_backend",
     "gradcheck",
     "linear_warmup",
     "load",
+    "mlp",
     "rows",
     "save",
     "to_torch_state_dict",

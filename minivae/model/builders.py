@@ -1,0 +1,87 @@
+"""Usual models in one line: `mlp` and `convnet` work out all sizes."""
+
+
+from ..errors import MiniVAEError
+from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
+from .layers import Dense, ReLU
+from .likelihoods import Bernoulli, PredictedVarianceGaussian
+from .posteriors import DiagonalGaussian
+from .vae import VAE
+
+
+def mlp(n_in, latent=2, hidden=(256,), activation=ReLU, **options):
+    """A VAE of dense layers: n_in - hidden - latent - hidden backwards - n_in.
+
+    hidden     : the widths of the encoder's hidden layers; the decoder has them in reverse order
+    activation : the class of the layers between them, such as ReLU
+    options    : of `VAE`, such as likelihood, n_classes, backend and seed
+    """
+    _check_sizes("mlp", n_in=n_in, latent=latent, **{f"hidden[{i}]": n for i, n in enumerate(hidden)})
+    classes = options.get("n_classes") or 0
+    likelihood = options.setdefault("likelihood", Bernoulli())
+    encoder = _dense(n_in + classes, *hidden, _n_stats(latent, options), activation=activation)
+    decoder = _dense(latent + classes, *reversed(hidden), likelihood.params_dim(n_in), activation=activation)
+    return VAE(encoder, decoder, **options)
+
+
+def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReLU, **options):
+    """A convolutional VAE for images of any size, (height, width) or (height, width, colours).
+
+    channels : of the encoder's 3 x 3 convolutions, each of which halves the image, rounding up; where just one of
+               height and width is odd, it keeps the size. The decoder is the mirror image, of transposed convolutions
+    hidden   : the width of the dense layer between the convolutions and the latent space
+
+    The others are as for `mlp`. A model with n_classes, whose labels are no pixels, or with a
+    PredictedVarianceGaussian has to be put together by hand.
+    """
+    height, width, colours = (*image_shape, 1)[:3]
+    sizes = {"height": height, "width": width, "colours": colours, "latent": latent, "hidden": hidden}
+    _check_sizes("convnet", **sizes, **{f"channels[{i}]": n for i, n in enumerate(channels)})
+    likelihood = options.setdefault("likelihood", Bernoulli())
+    if options.get("n_classes") or isinstance(likelihood, PredictedVarianceGaussian):
+        what = "n_classes" if options.get("n_classes") else "a PredictedVarianceGaussian"
+        raise MiniVAEError(f"convnet does not know {what}: use mlp, or put the layers together with VAE")
+    encoder, decoder = [Reshape((height, width, colours))], [Flatten()]
+    n_before, n_out = colours, likelihood.params_dim(height * width * colours) // (height * width)
+    for n in channels:
+        stride = 2 if height % 2 == width % 2 else 1
+        encoder += [Conv2d(n_before, n, 3, stride, padding="same"), activation()]
+        # From n pixels a transposed convolution makes 2 n - 1 of them, or one more.
+        extra = stride - 1 if height % 2 == 0 else 0
+        decoder = [ConvTranspose2d(n, n_out, 3, stride, padding=1, output_padding=extra), *decoder]
+        decoder = [activation(), *decoder]
+        height, width = -(-height // stride), -(-width // stride)
+        n_before = n_out = n
+    n_values = height * width * n_before
+    encoder += [Flatten(), *_dense(n_values, hidden, _n_stats(latent, options), activation=activation)]
+    into = [*_dense(latent, hidden, n_values, activation=activation), Reshape((height, width, n_before))]
+    return VAE(encoder, [*into, *decoder], **options)
+
+
+def _dense(*widths, activation):
+    layers = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers += [Dense(n_in, n_out), activation()]
+    return layers[:-1]
+
+
+def _n_stats(latent, options):
+    """How many numbers the encoder gives."""
+    posterior = options.get("posterior") or DiagonalGaussian()
+    n_stats = next((n for n in range(2 * latent, 20 * latent + 1000) if _fits(posterior, n, latent)), None)
+    if n_stats is None:
+        raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions")
+    return n_stats
+
+
+def _fits(posterior, n_stats, latent):
+    try:
+        return posterior.latent_dim(n_stats) == latent
+    except MiniVAEError:
+        return False
+
+
+def _check_sizes(name, **sizes):
+    for what, size in sizes.items():
+        if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+            raise MiniVAEError(f"{name}: {what} should be an integer of at least 1, got {size!r}")
