@@ -15,6 +15,7 @@ from .download import fetch
 from .idx import idx_bytes, read_idx
 from .locate import locate, locate_in
 from .npz import read_npz
+from .own import read_own, split
 
 SAMPLE = Path(__file__).with_name("mnist_sample.npz")
 NAMES = (*COLLECTIONS, "sample")
@@ -24,8 +25,8 @@ NAMES = (*COLLECTIONS, "sample")
 class Dataset:
     """Images with their classes, split for training and test.
 
-    x_train, x_test : (N, height, width) uint8
-    y_train, y_test : (N,) int64    positions in `class_names`
+    x_train, x_test : (N, height, width) uint8, or what one's own data are
+    y_train, y_test : (N,) int64    positions in `class_names`; None where there are no classes
     source          : one line that says where the data came from
     note            : one line that the user should see, such as a fall-back; empty if there is none
     """
@@ -41,20 +42,21 @@ class Dataset:
 
     @property
     def shape(self):
-        """(height, width) of an image."""
+        """(height, width) of an image, or the shape of an example of another kind."""
         return self.x_train.shape[1:]
 
     def __repr__(self):
         size = " x ".join(map(str, self.shape))
-        return (f"Dataset({self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test images, "
-                f"{size}, {len(self.class_names)} classes; {self.source})")
+        classes = f"{len(self.class_names)} classes" if self.class_names else "no classes"
+        return (f"Dataset({self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test examples of "
+                f"{size}, {classes}; {self.source})")
 
     def first(self, count):
         """The Dataset of the first `count` training and `count` test examples, or of all there are."""
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise MiniVAEError(f"the number of examples must be a whole number of at least 1, got {count!r}")
-        return replace(self, x_train=self.x_train[:count].copy(), y_train=self.y_train[:count].copy(),
-                       x_test=self.x_test[:count].copy(), y_test=self.y_test[:count].copy())
+        arrays = {name: getattr(self, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+        return replace(self, **{name: x if x is None else x[:count].copy() for name, x in arrays.items()})
 
     def only(self, classes):
         """The Dataset of some classes only, numbered anew in the order given.
@@ -94,8 +96,8 @@ class Dataset:
                            f"or the positions 0 to {len(names) - 1}")
 
 
-def load(name, data_dir=None, *, limit=None, download=True):
-    """The data set "mnist", "fashion-mnist", "emnist-letters" or "sample" as a Dataset.
+def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None, color=False):
+    """The data set "mnist", "fashion-mnist", "emnist-letters" or "sample", or data of one's own, as a Dataset.
 
     With `data_dir`, it must be there, as IDX files (.gz or not), Kaggle's CSV files or Keras's mnist.npz, in
     that folder or in a sub-folder that bears the data set's name (torchvision's MNIST/raw too). Otherwise it
@@ -105,12 +107,17 @@ def load(name, data_dir=None, *, limit=None, download=True):
     for test; a MiniVAEWarning then says so, as the Dataset's `note` does. `limit` keeps the first examples of each
     part only.
 
+    Data of one's own are given as an array, or as the path of a folder of pictures (its sub-folders are the classes),
+    of an .npy or .npz file, of a CSV table (a column called label, class, target or y has the classes) or an IDX file.
+    `test` is the share of them that is set apart at random for the test, unless an .npz file has x_test; pictures are
+    scaled to `size` (height, width), and grey unless `color` is true. Without classes y_train and y_test are None.
+
     Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not sound.
     """
-    if name == "sample":
+    if isinstance(name, str) and name == "sample":
         dataset = _sample()
-    elif name not in COLLECTIONS:
-        raise MiniVAEError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}")
+    elif not isinstance(name, str) or name not in COLLECTIONS:
+        dataset = _own(name, test, size, color)
     elif data_dir is not None:
         dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], data_dir))
     else:
@@ -118,6 +125,15 @@ def load(name, data_dir=None, *, limit=None, download=True):
     if dataset.note:
         warnings.warn(dataset.note, MiniVAEWarning, stacklevel=2)
     return dataset if limit is None else dataset.first(limit)
+
+
+def _own(source, test, size, color):
+    if isinstance(source, str) and not os.path.exists(os.path.expanduser(source)):
+        raise MiniVAEError(f"unknown data set {source!r}: expected one of {', '.join(NAMES)}, or a file or a folder")
+    x, y, names, x_test, y_test = read_own(source, size, color)
+    parts = split(x, y, test) if x_test is None else (x, y, x_test, y_test)
+    is_path = isinstance(source, (str, os.PathLike))
+    return Dataset(Path(source).name if is_path else "array", *parts, names, str(source) if is_path else "an array")
 
 
 def _search(collection, download):

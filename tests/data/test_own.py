@@ -1,0 +1,124 @@
+"""Data of one's own in one line, from whatever they lie in."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+import minivae as mv
+from minivae import data
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (30, 5, 4)).astype("u1")
+
+
+def pictures(folder, classes=("",), n=10):
+    from PIL import Image
+
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            Image.fromarray(PIXELS[k * n + i]).save(folder / name / f"{i:02}.png")
+
+
+def together(dataset):
+    """All examples, sorted."""
+    return sorted(np.concatenate([dataset.x_train, dataset.x_test]).reshape(-1, np.prod(dataset.shape)).tolist())
+
+
+def test_a_folder_of_pictures(tmp_path):
+    pictures(tmp_path)
+    own = data.load(tmp_path, test=0.2)
+    assert own.x_train.shape == (8, 5, 4) and own.x_test.shape == (2, 5, 4) and own.y_train is None
+    assert together(own) == sorted(PIXELS[:10].reshape(10, -1).tolist())
+    assert "8 training and 2 test examples of 5 x 4, no classes" in repr(own)
+    assert data.load(str(tmp_path), size=(7, 7), color=True).shape == (7, 7, 3)
+    assert len(own.first(3).x_train) == 3 and own.first(3).y_test is None
+
+
+def test_sub_folders_are_classes(tmp_path):
+    pictures(tmp_path, ("cats", "dogs", "owls"))
+    own = data.load(tmp_path)
+    assert own.class_names == ("cats", "dogs", "owls") and len(own.x_test) == 3
+    for x, y in zip(own.x_train, own.y_train, strict=True):
+        assert any(np.array_equal(x, other) for other in PIXELS[10 * y : 10 * y + 10])
+    assert data.load(tmp_path / "cats").y_train is None
+
+
+def test_arrays(tmp_path):
+    np.save(tmp_path / "x.npy", PIXELS)
+    np.savez(tmp_path / "x.npz", PIXELS)
+    np.savez(tmp_path / "xy.npz", x=PIXELS, y=np.arange(30) % 3 + 5)
+    data.write_idx(tmp_path / "x-idx3-ubyte.gz", PIXELS)
+    files = (tmp_path / name for name in ("x.npy", "x.npz", "xy.npz", "x-idx3-ubyte.gz"))
+    for source in (PIXELS, PIXELS.tolist(), *files):
+        own = data.load(source)
+        assert (own.x_train.shape, own.x_test.shape) == ((27, 5, 4), (3, 5, 4))
+        assert together(own) == sorted(PIXELS.reshape(30, -1).tolist())
+    own = data.load(tmp_path / "xy.npz")
+    assert own.class_names == ("5", "6", "7") and set(own.y_train) == {0, 1, 2}
+    parts = {"x_train": PIXELS[:20], "x_test": PIXELS[20:], "y_train": np.arange(20) % 2, "y_test": np.ones(10, int)}
+    np.savez(tmp_path / "four.npz", **parts)
+    own = data.load(tmp_path / "four.npz")
+    np.testing.assert_array_equal(own.x_test, PIXELS[20:])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table(tmp_path, end):
+    lines = ["a, b,Class", "1,2.5,yes", "3,-4e1,no", "", "5,6,yes", "7,8,no"]
+    (tmp_path / "t.csv").write_bytes(end.join(lines).encode("utf-8-sig"))
+    own = data.load(tmp_path / "t.csv", test=0.25)
+    assert own.class_names == ("no", "yes") and own.shape == (2,)
+    assert together(own) == [[1, 2.5], [3, -40], [5, 6], [7, 8]]
+    assert all((y == 1) == (x[0] in (1, 5)) for x, y in zip(own.x_train, own.y_train, strict=True))
+    with gzip.open(tmp_path / "n.csv.gz", "wt") as file:
+        file.write("1,2\n3,4\n")
+    assert data.load(tmp_path / "n.csv.gz", test=0.5).y_train is None
+
+
+def test_the_same_split_each_time():
+    one, other = data.load(PIXELS), data.load(PIXELS)
+    np.testing.assert_array_equal(one.x_test, other.x_test)
+
+
+def test_a_model_trains_on_it(tmp_path):
+    pictures(tmp_path, ("cats", "dogs"))
+    own = data.load(tmp_path)
+    vae = mv.mlp(20, hidden=(8,), n_classes=2)
+    history = mv.fit(vae, (own.x_train, own.y_train), (own.x_test, own.y_test), epochs=2, batch_size=9, progress=False)
+    assert len(history) == 2
+
+
+@pytest.mark.parametrize(
+    "make, what",
+    [
+        (lambda p: p / "none.npy", "no such file or folder"),
+        (lambda p: "nonsense", "unknown data set 'nonsense': expected one of mnist, .* or a file or a folder"),
+        (lambda p: np.zeros(3), r"expected numbers of shape \(N, ...\)"),
+        (lambda p: np.array([["a", "b"]]), "expected numbers"),
+        (lambda p: written(p / "a.csv", "1,2\n3\n"), "row 2: expected 2 numbers, got '3'"),
+        (lambda p: written(p / "a.csv", "a,b\n1,2\n3,x\n"), "row 3: expected 2 numbers, got '3,x'"),
+        (lambda p: written(p / "a.csv", ""), "is empty"),
+        (lambda p: written(p / "a.npy", "x"), "cannot read"),
+        (lambda p: saved(p / "a.npz", q=np.zeros(3), r=np.zeros(3)), "should hold x, .*; it has q, r"),
+        (lambda p: saved(p / "a.npz", x=np.zeros((3, 2)), y=np.zeros((3, 2))), r"labels should be of shape \(N,\)"),
+    ],
+)
+def test_bad_data(make, what, tmp_path):
+    with pytest.raises(mv.MiniVAEError, match=what):
+        data.load(make(tmp_path))
+
+
+def test_bad_share():
+    with pytest.raises(mv.MiniVAEError, match="should leave some of the 30 examples on either side"):
+        data.load(PIXELS, test=0.001)
+
+
+def written(path, text):
+    path.write_text(text)
+    return path
+
+
+def saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
