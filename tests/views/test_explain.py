@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import minivae as mv
-from minivae.__main__ import MODELS, explain
+from minivae.cli import MODELS
+from minivae.cli import explained as explain
 from minivae.engine.backend import NumpyBackend
 from minivae.engine.tracing import trace
 from minivae.views.explain import flops

@@ -1,0 +1,402 @@
+"""The command line: `minivae train`, `evaluate`, `sample`, `reconstruct`, `explore`, `explain`, `gradcheck`, `info`."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .engine import get_backend
+from .errors import Interrupted, MiniVAEError
+
+ENGINES = "numpy", "numba", "cupy"
+LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
+OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
+
+
+def main(argv=None):
+    """Run a command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Interrupted as error:
+        print(f"{error}: give the same command with --resume", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except MiniVAEError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser():
+    whole = argparse.ArgumentParser(prog="minivae", description="Variational autoencoders with every gradient by hand.")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(run, text):
+        each = commands.add_parser(
+            run.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )  # fmt: skip
+        each.set_defaults(run=run)
+        return each
+
+    def add_data(each):
+        what = "mnist, fashion-mnist, emnist-letters, sample; a folder of pictures, a CSV, IDX, npy or npz file"
+        each.add_argument("--data", default="mnist", help=what)
+        each.add_argument("--data-dir", help="a folder that has the named data set; without it they are downloaded")
+        each.add_argument("--size", type=_pair, help="scale pictures to HEIGHTxWIDTH, such as 32x32")
+        each.add_argument("--color", action="store_true", help="keep the colours of pictures")
+        each.add_argument("--limit", type=int, help="use only the first examples of each part")
+
+    def add_backend(each, default="auto"):
+        each.add_argument("--backend", choices=("auto", *ENGINES), default=default, help="what computes")
+
+    each = command(train, "train a model and leave it, its losses and figures in a folder")
+    add_data(each)
+    each.add_argument("--out", type=Path, default=Path("runs/model"), help="the folder for results")
+    each.add_argument("--encoder", type=_widths, default="256", help="widths of hidden dense layers, such as 512,256")
+    what = "a convolutional network with these channels, such as 32,64, instead of dense layers"
+    each.add_argument("--conv", type=_widths, metavar="CHANNELS", help=what)
+    each.add_argument("--latent", type=int, default=2, help="the number of latent dimensions")
+    what = "p(x given z); auto takes bernoulli for pixels and gaussian for other numbers"
+    each.add_argument("--likelihood", choices=("auto", *LIKELIHOODS), default="auto", help=what)
+    each.add_argument("--beta", type=float, default=1.0, help="the weight of the KL")
+    each.add_argument("--epochs", type=int, default=20, help="how often to go through the data")
+    each.add_argument("--batch-size", type=int, default=100, help="examples in a step")
+    each.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="how weights follow gradients")
+    each.add_argument("--lr", type=float, default=1e-3, help="the learning rate")
+    each.add_argument("--patience", type=int, help="end when the test loss has not fallen for so many epochs")
+    each.add_argument("--conditional", action="store_true", help="give the classes of the data to the model")
+    each.add_argument("--seed", type=int, default=0, help="an integer that keys all random numbers")
+    each.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="the numbers' precision")
+    each.add_argument("--resume", action="store_true", help="go on where the training in --out was stopped")
+    each.add_argument("--no-plots", action="store_true", help="leave the figures out")
+    add_backend(each)
+
+    def add_model(each):
+        each.add_argument("model", type=Path, help="a model's file, such as runs/model/model.safetensors")
+
+    each = command(evaluate, "tell a model's losses on test data")
+    add_model(each)
+    add_data(each)
+    each.add_argument("--samples", type=int, default=1, help="draws of z for each example")
+    each.add_argument("--log-likelihood", type=int, metavar="SAMPLES", help="also estimate log p(x) with so many draws")
+    add_backend(each)
+
+    each = command(sample, "let a model invent examples, as a picture or an npz file")
+    add_model(each)
+    each.add_argument("--n", type=int, default=100, help="how many")
+    each.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    each.add_argument("--label", type=int, help="the class, for a conditional model")
+    each.add_argument("--shape", type=_shape, help="of an image, as HEIGHTxWIDTH or HEIGHTxWIDTHx3; square if left out")
+    each.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png or an .npz file")
+    add_backend(each, "numpy")
+
+    each = command(reconstruct, "draw test examples beside what a model makes of them")
+    add_model(each)
+    add_data(each)
+    each.add_argument("--n", type=int, default=10, help="how many")
+    each.add_argument("--out", type=Path, default=Path("reconstructions.png"), help="a .png or an .npz file")
+    add_backend(each, "numpy")
+
+    each = command(explore, "write a page on which one walks through a model's latent space")
+    add_model(each)
+    add_data(each)
+    each.add_argument("--out", type=Path, default=Path("explore.html"), help="an .html file")
+
+    each = command(explain, "show the operations of a compiled training step, their source lines, costs and times")
+    each.add_argument("--engine", choices=ENGINES, default="numpy", dest="backend", help="what computes")
+    what = "whose step: dense, convolutional, with flows"
+    each.add_argument("--model", choices=tuple(MODELS), default="mnist", help=what)
+    what = "instead write a page, an .html file, that shows one step for one digit in all its numbers"
+    each.add_argument("--page", type=Path, help=what)
+    what = "a model's file for the page; without it a small one is trained first"
+    each.add_argument("--weights", type=Path, help=what)
+
+    each = command(gradcheck, "check every backward pass against central differences, in float64")
+    add_backend(each, "numpy")
+
+    each = command(info, "tell the versions, the backends that can be used, and what a model's file holds")
+    each.add_argument("model", type=Path, nargs="?", help="a model's file")
+    return whole
+
+
+def _widths(text):
+    return tuple(int(width) for width in text.split(","))
+
+
+def _shape(text):
+    return tuple(int(side) for side in text.lower().split("x"))
+
+
+def _pair(text):
+    height, width = _shape(text)
+    return height, width
+
+
+# ------------------------------------------------------------------------------------------------- the commands
+
+
+def train(arguments):
+    from . import Checkpoint, CSVWriter, convnet, fit, mlp, model
+    from .files import atomic_write
+
+    dataset, backend = _data(arguments), get_backend(arguments.backend)
+    is_pixels = dataset.x_train.dtype == np.uint8 or (dataset.x_train.min() >= 0 and dataset.x_train.max() <= 1)
+    likelihood = arguments.likelihood
+    if likelihood == "auto":
+        likelihood = "bernoulli" if is_pixels else "gaussian"
+    options = {
+        "likelihood": {
+            "bernoulli": model.likelihoods.Bernoulli,
+            "gaussian": model.likelihoods.SharedVarianceGaussian,
+            "predicted-variance": model.likelihoods.PredictedVarianceGaussian,
+        }[likelihood](),
+        "beta": arguments.beta, "seed": arguments.seed, "dtype": arguments.dtype, "backend": backend,
+    }  # fmt: skip
+    if arguments.conditional:
+        if dataset.y_train is None:
+            raise MiniVAEError(f"--conditional needs classes, and {dataset.source} has none")
+        options["n_classes"] = len(dataset.class_names)
+    if arguments.conv:
+        vae = convnet(dataset.shape, arguments.latent, arguments.conv, **options)
+    else:
+        vae = mlp(int(np.prod(dataset.shape)), arguments.latent, arguments.encoder, **options)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(f"{dataset!r}\n{vae.parameters.flat.size:,} parameters, {likelihood}, {backend.device}", flush=True)
+
+    def pair(x, y):
+        return (x, y) if arguments.conditional else x
+
+    optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
+    history = fit(
+        vae,
+        pair(dataset.x_train, dataset.y_train),
+        pair(dataset.x_test, dataset.y_test),
+        epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
+        checkpoint=Checkpoint(arguments.out / "checkpoint.safetensors", resume=arguments.resume),
+        callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True,
+    )  # fmt: skip
+    vae.save(arguments.out / "model.safetensors")
+    config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
+    with atomic_write(arguments.out / "config.json") as file:
+        file.write(json.dumps(config, indent=2).encode() + b"\n")
+    if not arguments.no_plots:
+        _draw(arguments.out, vae, history, dataset)
+    row = history[-1]
+    parts = f"reconstruction {row['val_reconstruction']:.2f}, KL {row['val_kl']:.2f}"
+    print(f"test loss {row['val_loss']:.2f} nats ({parts}) on {dataset.name}; results in {arguments.out}")
+
+
+def _draw(out, vae, history, dataset):
+    """The figures that suit the data."""
+    from .views import plots
+
+    _save(out / "loss_curves.png", plots.loss_curves(history, validation="test"))
+    labels = dataset.y_test if vae.n_classes else None
+    if len(dataset.shape) > 1 and not vae.n_classes:
+        shape = {"image_shape": dataset.shape}
+        _save(out / "reconstructions.png", plots.reconstructions(vae, dataset.x_test, **shape))
+        _save(out / "samples.png", plots.samples(vae, seed=0, **shape))
+        if vae.latent_dim == 2:
+            _save(out / "manifold.png", plots.manifold(vae, **shape))
+    if labels is None:
+        names = dataset.class_names or None
+        _save(out / "latent_space.png", plots.latent_space(vae, dataset.x_test, dataset.y_test, names))
+
+
+def _save(path, figure):
+    from .files import atomic_write
+
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=150, format="png")
+
+
+def evaluate(arguments):
+    from . import Bernoulli, binarize
+
+    vae, dataset = _model(arguments), _data(arguments)
+    y = dataset.y_test if vae.n_classes else None
+    losses = vae.evaluate(dataset.x_test, samples=arguments.samples, y=y)
+    print(
+        f"test -ELBO {losses.negative_elbo:.3f} nats (reconstruction {losses.reconstruction:.3f}, KL {losses.kl:.3f}) "
+        f"on {dataset.name}, {len(dataset.x_test):,} examples"
+    )
+    if arguments.log_likelihood:
+        x, of = dataset.x_test, ""
+        if isinstance(vae.likelihood, Bernoulli):  # which knows no probability of grey
+            x, of = binarize(x), ", of pixels drawn as 0 or 1"
+        estimate = vae.log_likelihood(x, samples=arguments.log_likelihood, y=y)
+        print(f"test log p(x) {estimate:.3f} nats{of}, with {arguments.log_likelihood:,} draws of z for each example")
+
+
+def sample(arguments):
+    from .views import plots
+
+    vae = _model(arguments)
+    x = vae.sample(arguments.n, arguments.seed, y=arguments.label)
+    if arguments.out.suffix == ".npz":
+        _write_arrays(arguments.out, x=x)
+    elif vae.n_classes:
+        raise MiniVAEError("for a conditional model give --out a name that ends in .npz")
+    else:
+        _save(arguments.out, plots.samples(vae, arguments.n, arguments.seed, arguments.shape))
+    print(f"{len(x)} examples in {arguments.out}")
+
+
+def reconstruct(arguments):
+    from .views import plots
+
+    vae, dataset = _model(arguments), _data(arguments)
+    x = dataset.x_test[: arguments.n]
+    if arguments.out.suffix == ".npz":
+        _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=_labels(vae, dataset, len(x))))
+    else:
+        _save(arguments.out, plots.reconstructions(vae, x, arguments.n, image_shape=dataset.shape))
+    print(f"{len(x)} examples in {arguments.out}")
+
+
+def explore(arguments):
+    from .views.explore import explore
+
+    arguments.backend = "numpy"
+    vae, dataset = _model(arguments), _data(arguments)
+    shape = dataset.shape if len(dataset.shape) > 1 else None
+    title = f"The latent space of {arguments.model.name} on {dataset.name}"
+    page = explore(vae, dataset.x_test, dataset.y_test, dataset.class_names or None, shape, title)
+    _write(arguments.out, page)
+
+
+def gradcheck(arguments):
+    from .gradcheck import run
+
+    backend = get_backend(arguments.backend)
+    print(f"backend {backend.name} on {backend.device}")
+    return 0 if run(backend) else 1
+
+
+def info(arguments):
+    from . import __version__, load
+
+    print(f"minivae {__version__}, NumPy {np.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ENGINES:
+        try:
+            backend = get_backend(name)
+            print(f"backend {name}: {backend.device}")
+        except MiniVAEError as error:
+            print(f"backend {name}: {error}")
+    if arguments.model:
+        load(arguments.model).summary()
+
+
+def _model(arguments):
+    from . import load
+
+    return load(arguments.model, arguments.backend)
+
+
+def _data(arguments):
+    from .data import load
+
+    return load(arguments.data, arguments.data_dir, limit=arguments.limit, size=arguments.size, color=arguments.color)
+
+
+def _labels(vae, dataset, n):
+    return dataset.y_test[:n] if vae.n_classes else None
+
+
+def _write_arrays(path, **arrays):
+    from .files import atomic_write
+
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)
+
+
+def _write(path, page):
+    from .files import atomic_write
+
+    with atomic_write(path) as file:
+        file.write(page.encode())
+    print(f"{path}: open it in a browser")
+
+
+# -------------------------------------------------------------------------------------------------- explain
+
+
+def explain(arguments):
+    if arguments.page:
+        _explain_on_a_page(arguments)
+        return
+    backend = get_backend(arguments.backend)
+    print(f"Model {arguments.model}, batches of 100 digits, RMSprop.\n\n{explained(backend, arguments.model)}")
+
+
+def _explain_on_a_page(arguments):
+    """One step of a trained model, since with weights that know nothing the pictures show little."""
+    from . import fit, load, mlp
+    from .data import load as load_data
+    from .views.one_step import one_step
+
+    digits = load_data("sample")
+    vae = load(arguments.weights) if arguments.weights else mlp(784, hidden=(48,))
+    if not arguments.weights:
+        fit(vae, digits.x_train, epochs=20)
+    y = digits.y_test[3:4] if vae.n_classes else None
+    _write(arguments.page, one_step(vae, digits.x_test[3], y=y, title="One step of training, in all its numbers"))
+
+
+def explained(backend, name):
+    """The text that explains the step of one of MODELS, with batches of 100 digits and RMSprop."""
+    from .data import load
+    from .model.optimizers import RMSprop
+    from .training.state import Training
+    from .views.explain import explain
+
+    vae = MODELS[name](backend)
+    x = vae.check_input(load("sample", limit=1000).x_train)
+    training = Training(vae, RMSprop(), x, None, np.arange(len(x)), 100, 1, False, vae.seed, None)
+    next(training.steps())  # fills the noise and the order of the rows
+    ((step, _),) = training.parts
+
+    def begin():
+        step.arrays["cursor"].fill(0)
+        step.arrays["noise_row"].fill(0)
+
+    return explain(vae, backend.compile(step.step, step.arrays, vae.dtype), begin)
+
+
+def _mnist(backend):
+    from . import VAE, Dense, ReLU
+
+    return VAE([Dense(784, 256), ReLU(), Dense(256, 4)], [Dense(2, 256), ReLU(), Dense(256, 784)], backend=backend)
+
+
+def _conv(backend):
+    from . import VAE, Conv2d, ConvTranspose2d, Dense, Flatten, ReLU, Reshape
+
+    encoder = [Reshape((28, 28, 1)), Conv2d(1, 16, 3, stride=2, padding="same"), ReLU(), Flatten(), Dense(3136, 4)]
+    decoder = [Dense(2, 3136), Reshape((14, 14, 16)), ConvTranspose2d(16, 1, 3, stride=2, padding="same"), Flatten()]
+    return VAE(encoder, decoder, backend=backend, seed=4)
+
+
+def _flow(backend):
+    from . import VAE, Dense, FlowPosterior, InverseAutoregressive, ReLU
+
+    stages = [InverseAutoregressive(128, 256, context=64, reverse=reverse) for reverse in (False, True)]
+    return VAE(
+        [Dense(784, 256), ReLU(), Dense(256, 2 * 128 + 2 * 64)],
+        [Dense(128, 256), ReLU(), Dense(256, 784)],
+        posterior=FlowPosterior(stages),
+        backend=backend,
+    )
+
+
+MODELS = {"mnist": _mnist, "conv": _conv, "flow": _flow}

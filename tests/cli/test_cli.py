@@ -1,0 +1,139 @@
+"""The command line, as somebody meets it who has never seen it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minivae as mv
+from minivae import data
+from minivae.cli import main, parser
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(mv.__file__).parent.parent)}
+
+
+def succeed(capsys, *words):
+    """The command's output."""
+    assert main(list(map(str, words))) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    words = ["train", "--data", "sample", "--limit", "200", "--encoder", "16", "--epochs", "2", "--backend", "numpy"]
+    assert main([*words, "--out", str(out)]) == 0
+    return out
+
+
+def test_train_leaves_all_that_one_needs(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {"model.safetensors", "checkpoint.safetensors", "metrics.csv", "config.json"}
+    assert names >= {"loss_curves.png", "reconstructions.png", "samples.png", "manifold.png", "latent_space.png"}
+    assert mv.load(trained / "model.safetensors").parameters["encoder.0.W"].shape == (784, 16)
+    assert len((trained / "metrics.csv").read_text().splitlines()) == 3
+    config = json.loads((trained / "config.json").read_text())
+    assert config["epochs"] == "2" and "bundled sample" in config["data"]
+
+
+def test_evaluate(trained, capsys):
+    words = "--data", "sample", "--limit", 200, "--backend", "numpy", "--log-likelihood", 20
+    out = succeed(capsys, "evaluate", trained / "model.safetensors", *words)
+    vae = mv.load(trained / "model.safetensors")
+    x = data.load("sample", limit=200).x_test
+    losses = vae.evaluate(x)
+    assert out.startswith(f"test -ELBO {losses.negative_elbo:.3f} nats (reconstruction {losses.reconstruction:.3f}")
+    assert "on sample, 200 examples\n" in out
+    assert f"log p(x) {vae.log_likelihood(mv.binarize(x), samples=20):.3f} nats, of pixels drawn as 0 or 1" in out
+
+
+def test_sample_reconstruct_explore_info(trained, tmp_path, capsys):
+    model = trained / "model.safetensors"
+    succeed(capsys, "sample", model, "--n", 7, "--out", tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as arrays:
+        np.testing.assert_array_equal(arrays["x"], mv.load(model).sample(7, seed=0))
+    succeed(capsys, "sample", model, "--out", tmp_path / "s.png")
+    succeed(capsys, "reconstruct", model, "--data", "sample", "--n", 4, "--out", tmp_path / "r.png")
+    succeed(capsys, "reconstruct", model, "--data", "sample", "--n", 4, "--out", tmp_path / "r.npz")
+    for name in "s.png", "r.png":
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with np.load(tmp_path / "r.npz") as arrays:
+        assert arrays["x"].shape == (4, 28, 28) and arrays["reconstruction"].shape == (4, 784)
+    succeed(capsys, "explore", model, "--data", "sample", "--limit", 50, "--out", tmp_path / "e.html")
+    assert "model.safetensors on sample" in (tmp_path / "e.html").read_text()
+    out = succeed(capsys, "info", model)
+    assert mv.__version__ in out and "encoder.0   Dense" in out and "backend numpy: CPU" in out
+
+
+def test_explain_on_a_page(trained, tmp_path, capsys):
+    succeed(capsys, "explain", "--page", tmp_path / "p.html", "--weights", trained / "model.safetensors")
+    assert "encoder.0" in (tmp_path / "p.html").read_text()
+
+
+def test_a_table(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    rows = [",".join(map(str, row)) + f",{'ab'[i % 2]}" for i, row in enumerate(x)]
+    (tmp_path / "t.csv").write_text("\n".join(["u,v,w,class", *rows]))
+    words = "--data", tmp_path / "t.csv", "--out", tmp_path / "run", "--epochs", 2, "--encoder", 5, "--backend", "numpy"
+    out = succeed(capsys, "train", *words)
+    assert "gaussian" in out and "test loss" in out and "on t.csv" in out
+    succeed(capsys, "train", *words, "--conditional", "--likelihood", "predicted-variance", "--no-plots")
+    assert mv.load(tmp_path / "run" / "model.safetensors").n_classes == 2
+    assert not (tmp_path / "run" / "samples.png").exists()
+
+
+def test_a_folder_of_pictures_and_a_convolutional_network(tmp_path, capsys):
+    from PIL import Image
+
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (9, 12, 3)).astype("u1")
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    words = "--data", tmp_path, "--color", "--size", "8x10", "--out", tmp_path / "run", "--backend", "numpy"
+    succeed(capsys, "train", *words, "--latent", 3, "--conv", "3,4", "--epochs", 1)
+    assert mv.load(tmp_path / "run" / "model.safetensors").input_dim == 240
+
+
+def test_resume(tmp_path, capsys):
+    words = ["train", "--data", "sample", "--limit", 60, "--encoder", 8, "--no-plots", "--backend", "numpy"]
+    succeed(capsys, *words, "--epochs", 3, "--out", tmp_path / "whole")
+    succeed(capsys, *words, "--epochs", 1, "--out", tmp_path / "parts")
+    succeed(capsys, *words, "--epochs", 3, "--out", tmp_path / "parts", "--resume")
+    whole, parts = (mv.load(tmp_path / name / "model.safetensors").parameters.flat for name in ("whole", "parts"))
+    np.testing.assert_array_equal(whole, parts)
+
+
+@pytest.mark.parametrize(
+    "words, what",
+    [
+        (["train", "--data", "nonsense"], "unknown data set 'nonsense'"),
+        (["evaluate", "none.safetensors"], "cannot read none.safetensors"),
+        (["train", "--data", "sample", "--latent", "0"], "latent should be"),
+        (["train", "--data", "sample", "--limit", "40", "--epochs", "0"], "epochs should be an integer of at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(words, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--backend", "numpy"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and what in line
+
+
+def test_every_option_has_a_sentence_and_every_command_is_listed():
+    (commands,) = (action for action in parser()._actions if hasattr(action, "choices") and action.choices)
+    names = {"train", "evaluate", "sample", "reconstruct", "explore", "explain", "gradcheck", "info"}
+    assert set(commands.choices) == names
+    for each in commands.choices.values():
+        for action in each._actions:
+            assert action.help and len(action.help) > 5, action
+
+
+def test_a_reader_that_has_seen_enough(trained):
+    command = [sys.executable, "-m", "minivae", "explain", "--model", "mnist"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as run:
+        run.stdout.readline()
+        run.stdout.close()
+        assert run.wait(60) == 0 and run.stderr.read() == b""
