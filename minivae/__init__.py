@@ -25,6 +25,7 @@ from .model.posteriors import DiagonalGaussian, Posterior
 from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, History, fit, linear_warmup
+from .views.diagnose import diagnose
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
     "Sigmoid",
     "Tanh",
     "binarize",
+    "diagnose",
     "fit",
     "from_torch_state_dict",
     "get_backend",
