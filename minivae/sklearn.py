@@ -1,0 +1,297 @@
+"""`VAEEstimator`: a VAE that scikit-learn knows as a transformer, as a density, and as a detector of outliers.
+
+    make_pipeline(StandardScaler(), VAEEstimator(n_components=2)).fit_transform(X)
+
+It needs scikit-learn: pip install "minivae[sklearn]". Nothing else in minivae imports this module.
+"""
+
+import math
+import warnings
+
+import numpy as np
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError('minivae.sklearn needs scikit-learn 1.6 or newer: pip install "minivae[sklearn]"') from error
+
+from .errors import MiniVAEError
+from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
+from .model.layers import Dense, ReLU
+from .model.likelihoods import Bernoulli, SharedVarianceGaussian
+from .model.optimizers import Adam
+from .model.parameters import within
+from .model.vae import VAE, finite, unwarned
+from .randomness import LIKELIHOOD_NOISE, SAMPLING, generator
+from .storage.checkpoint import build, describe_model
+from .training import History, fit
+
+LIKELIHOODS = {"gaussian": SharedVarianceGaussian, "bernoulli": Bernoulli}
+DRAWS = 50  # of z for each example in `score_samples`
+
+
+class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A variational autoencoder as a scikit-learn estimator.
+
+    It is trained on X alone. `transform` gives the means of q(z given x); `score_samples` estimates log p(x), which
+    makes it a density (`score`, `sample`) and a detector of outliers (`decision_function`, `predict`).
+
+    n_components       : D, the dimensions of z
+    hidden_layer_sizes : the widths of the encoder's hidden layers; the decoder's are those in reverse. With
+                         `image_shape` the channels of its convolutions. None takes (128, 64), or (16, 32)
+    image_shape        : (height, width) or (height, width, channels), where a row of X is an image, flattened, makes
+                         encoder and decoder convolutional, each layer halving the image where its sides are even
+    likelihood         : p(x given z), "gaussian", whose one variance is learned, or "bernoulli", for X in [0, 1].
+                         A Gaussian wants features of about unit scale: put StandardScaler() before it in a Pipeline
+    beta               : the weight of the KL in training
+    batch_size         : rows in a step of training, at most
+    learning_rate      : of Adam
+    max_iter           : epochs
+    contamination      : the share of outliers in the training data, in (0, 0.5], from which `offset_` follows
+    backend            : "numpy", "numba", "cupy" or "auto", see `get_backend`
+    random_state       : keys initial weights, shuffling and noise; an integer makes the result reproducible
+    verbose            : whether to show a progress bar
+
+    The model computes in X's dtype: float32 takes half the time, and what is neither float32 nor float64 becomes
+    float64. After `fit` it has `vae_`, the minivae.VAE; `history_`, the losses of each epoch; `n_iter_`; `offset_`;
+    and scikit-learn's `n_features_in_` and `feature_names_in_`.
+    """
+
+    def __init__(
+        self,
+        n_components=2,
+        *,
+        hidden_layer_sizes=None,
+        image_shape=None,
+        likelihood="gaussian",
+        beta=1.0,
+        batch_size=32,
+        learning_rate=1e-3,
+        max_iter=100,
+        contamination=0.1,
+        backend="numpy",
+        random_state=None,
+        verbose=False,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.image_shape = image_shape
+        self.likelihood = likelihood
+        self.beta = beta
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.contamination = contamination
+        self.backend = backend
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def fit(self, X, y=None):
+        """Train a new model on X (N, n_features) for `max_iter` epochs; y is ignored."""
+        X = self._checked(X, reset=True, ensure_min_samples=2)
+        self._make(X)
+        return self._train(X, self.max_iter)
+
+    def partial_fit(self, X, y=None):
+        """Train on X (N, n_features) for one more epoch; the first call makes the model.
+
+        For tables that don't fit into memory, in parts of thousands of rows: Adam starts afresh on each, and `offset_`
+        is that of the last.
+        """
+        first = not hasattr(self, "vae_")
+        X = self._checked(X, reset=first, ensure_min_samples=2)
+        if first:
+            self._make(X)
+        return self._train(X, 1)
+
+    def _make(self, X):
+        if self.likelihood not in LIKELIHOODS:
+            raise MiniVAEError(f"likelihood should be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        if not isinstance(self.n_components, (int, np.integer)) or self.n_components < 1:
+            raise MiniVAEError(f"n_components should be an integer of at least 1, got {self.n_components!r}")
+        if self.likelihood == "gaussian":
+            warn_of_scale(X, getattr(self, "feature_names_in_", None))
+        encoder, decoder = networks(X.shape[1], self.n_components, self.hidden_layer_sizes, self.image_shape)
+        self.vae_ = VAE(
+            encoder,
+            decoder,
+            likelihood=LIKELIHOODS[self.likelihood](),
+            beta=self.beta,
+            backend=self.backend,
+            dtype=X.dtype,
+            seed=check_random_state(self.random_state).randint(np.iinfo(np.int32).max),
+        )
+        self.history_ = History()
+
+    def _train(self, X, epochs):
+        if not 0 < self.contamination <= 0.5:
+            raise MiniVAEError(f"contamination should lie in (0, 0.5], got {self.contamination!r}")
+        self.history_ += fit(
+            self.vae_,
+            X,
+            epochs=epochs,
+            batch_size=min(self.batch_size, len(X)),
+            optimizer=Adam(self.learning_rate),
+            seed=self.vae_.seed + self.n_iter_,
+            progress=bool(self.verbose),
+        )
+        self.offset_ = np.quantile(self._log_p(X), self.contamination)
+        return self
+
+    @property
+    def n_iter_(self):
+        """Epochs of training so far."""
+        return len(self.history_)
+
+    # ---------------------------------------------------------------------------------------- as a transformer
+
+    def transform(self, X):
+        """The means of q(z given x), (N, n_components)."""
+        check_is_fitted(self)
+        return self.vae_.encode(self._checked(X))[0]
+
+    def inverse_transform(self, X):
+        """The means of p(x given z), (N, n_features), for z (N, n_components)."""
+        check_is_fitted(self)
+        return self.vae_.decode(check_array(X, dtype=self.vae_.dtype))
+
+    @property
+    def _n_features_out(self):
+        return self.vae_.latent_dim
+
+    # ------------------------------------------------------------------------------------------- as a density
+
+    def score_samples(self, X):
+        """An importance-sampling estimate of log p(x) for each row of X, (N,), in nats; below it on average.
+
+            log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l = mu + std eps_l,   L = 50
+
+        The noise eps_l is fixed and the same for all rows: the score of a row depends on the row alone, and what rows
+        differ by is not noise. With likelihood="bernoulli" it is a log-probability only where X holds nothing but 0
+        and 1. Source: Burda, Grosse & Salakhutdinov 2016, section 5.
+        """
+        check_is_fitted(self)
+        return self._log_p(self._checked(X))
+
+    @unwarned
+    def _log_p(self, X):
+        vae, parts = self.vae_, []
+        eps = generator(0, LIKELIHOOD_NOISE).standard_normal((DRAWS, 1, vae.latent_dim))
+        rows = max(1, vae.inference_rows // DRAWS)
+        for start in range(0, len(X), rows):
+            x = vae.backend.asarray(X[start : start + rows], vae.dtype)
+            noise = vae.backend.asarray(np.broadcast_to(eps, (DRAWS, len(x), vae.latent_dim)), vae.dtype)
+            log_w = vae.backend.to_host(vae._log_weights(x, None, noise)).astype(np.float64)
+            parts.append(np.logaddexp.reduce(log_w, axis=0) - math.log(DRAWS))
+        return finite("log p(x)", np.concatenate(parts))
+
+    def score(self, X, y=None):
+        """The mean of `score_samples`: what GridSearchCV looks for the largest of; y is ignored."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draws from p(x), (n_samples, n_features): z from the prior, then x from p(x given z).
+
+        For their means, without the noise of p(x given z), as one wants of images, hand `inverse_transform` numbers
+        drawn from N(0, 1).
+        """
+        check_is_fitted(self)
+        vae = self.vae_
+        rng = generator(check_random_state(random_state).randint(np.iinfo(np.int32).max), SAMPLING)
+        z = vae.backend.asarray(rng.standard_normal((n_samples, vae.latent_dim)), vae.dtype)
+        params = vae.named(vae.parameters.flat)
+        out, _ = vae.decoder.forward(within(params, "decoder"), z)
+        params = {name: vae.backend.to_host(value) for name, value in within(params, "likelihood").items()}
+        return vae.likelihood.sample(params, vae.backend.to_host(out), rng)
+
+    # ------------------------------------------------------------------------------- as a detector of outliers
+
+    def decision_function(self, X):
+        """score_samples(X) - offset_, (N,): negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """-1 for outliers, of which the training data have the share `contamination`, and 1 for the others, (N,)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    # ----------------------------------------------------------------------------------------------- its pieces
+
+    def _checked(self, X, reset=False, **options):
+        """X as scikit-learn checks it, in float32 or float64; sets n_features_in_ and feature_names_in_ or looks."""
+        X = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], order="C", **options)
+        if self.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
+            raise MiniVAEError(
+                f'likelihood="bernoulli" expects X in [0, 1], got [{X.min():g}, {X.max():g}]: divide pixels by 255, '
+                'put MinMaxScaler(clip=True) before it in a Pipeline, or use likelihood="gaussian"'
+            )
+        return X
+
+    # The engine's memory cannot be pickled: what is kept is the description and the weights.
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "vae_" in state:
+            state["vae_"] = describe_model(self.vae_), self.vae_.parameters.to_host()
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        if "vae_" in state:
+            description, weights = state["vae_"]
+            state["vae_"] = VAE(**build(description), backend=state["backend"])
+            state["vae_"].parameters.load(weights)
+        super().__setstate__(state)
+
+
+def warn_of_scale(X, names):
+    """Warn where no Gaussian VAE will learn much, since features are far from unit scale; names : None, or (X,)."""
+    scale = np.sqrt(np.mean(X**2, axis=0))
+    worst = int(np.argmax(scale))
+    if not 0.01 <= scale[worst] <= 10:
+        name = f"feature {worst}" if names is None else f"feature {names[worst]!r}"
+        warnings.warn(
+            f"{name} has a root mean square of {scale[worst]:.3g}, but a Gaussian VAE learns from features of about "
+            "unit scale: put StandardScaler() before it, make_pipeline(StandardScaler(), VAEEstimator())",
+            stacklevel=4,
+        )
+
+
+def networks(n_features, n_components, hidden, image_shape):
+    """Encoder and decoder, lists of layers, for the arguments of `VAEEstimator`."""
+    if image_shape is None:
+        hidden = (128, 64) if hidden is None else np.atleast_1d(hidden)
+        return dense([n_features, *hidden, 2 * n_components]), dense([n_components, *hidden[::-1], n_features])
+    shape = (*image_shape, 1) if len(image_shape) == 2 else tuple(image_shape)
+    if math.prod(shape) != n_features:
+        raise MiniVAEError(f"image_shape {shape} has {math.prod(shape)} values, but X has {n_features} features")
+    return convolutional(shape, (16, 32) if hidden is None else np.atleast_1d(hidden), n_components)
+
+
+def dense(widths):
+    """Dense layers from each width to the next, with a ReLU between them."""
+    layers = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers += [Dense(n_in, n_out), ReLU()]
+    return layers[:-1]
+
+
+def convolutional(shape, hidden, n_components):
+    """Convolutions of 3 x 3, and their mirror image; each halves the image where its sides are even."""
+    encoder, decoder = [Reshape(shape)], [Flatten()]
+    height, width, channels = shape
+    for n_out in hidden:
+        stride = 1 if height % 2 or width % 2 else 2
+        encoder += [Conv2d(channels, n_out, 3, stride, "same"), ReLU()]
+        decoder = [ReLU(), ConvTranspose2d(n_out, channels, 3, stride, "same"), *decoder]
+        height, width, channels = height // stride, width // stride, n_out
+    size = height * width * channels
+    encoder += [Flatten(), Dense(size, 2 * n_components)]
+    return encoder, [Dense(n_components, size), Reshape((height, width, channels)), *decoder]
