@@ -11,6 +11,7 @@ import pytest
 
 import minivae as mv
 from minivae import data
+from minivae.cli import parser
 from minivae.engine.tracing import FUNCTIONS
 from minivae.training.fit import OLD_SPELLINGS
 
@@ -89,7 +90,19 @@ def few_digits(tmp_path):
     return tmp_path
 
 
-def test_the_programs_of_the_readme_run(few_digits, monkeypatch):
+@pytest.fixture
+def photographs(tmp_path):
+    """Twenty small pictures in colour, in two sub-folders."""
+    from PIL import Image
+
+    for i in range(20):
+        folder = tmp_path / "photographs" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (9, 12, 3)).astype("u1")
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def test_the_programs_of_the_readme_run(few_digits, photographs, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "MINIVAE_DATA", str(few_digits))
     code = "\n\n".join(blocks(README)).replace('backend="auto"', 'backend="numpy"')
     process = program(few_digits, code + "\nprint(len(history), history.best_epoch)", "readme.py")
@@ -102,6 +115,10 @@ def test_the_programs_of_the_readme_run(few_digits, monkeypatch):
 
 def test_the_commands_of_the_readme_are_understood():
     commands = [line.split("#")[0] for block in blocks(README, "sh") for line in block.splitlines()]
+    of_minivae = [command.split()[1:] for command in commands if command.startswith("minivae ")]
+    assert len(of_minivae) >= 4
+    for words in of_minivae:
+        parser().parse_args(words)
     commands = [command.split("&&")[-1].split() for command in commands if "python " in command]
     assert len(commands) >= 5
     for command in commands:
