@@ -1,0 +1,65 @@
+"""`diagnose`: broken models get the right finding and no wrong one, healthy ones none."""
+
+import numpy as np
+import pytest
+import zoo
+
+import minivae as mv
+from minivae import data
+from minivae.views.diagnose import diagnose
+
+HEALTHY = [
+    zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.categorical,
+    zoo.binarized, zoo.importance_weighted, zoo.flow, zoo.beta_of_a_half, zoo.gaussian_table,
+]  # fmt: skip
+BROKEN = {
+    zoo.collapsed: "collapsed",
+    zoo.two_of_eight: "unused-dimensions",
+    zoo.averaged_over_pixels: "kl-weight",
+    zoo.autoencoder: "kl-weight",
+    zoo.one_epoch: "unconverged",
+    zoo.three_epochs: "unconverged",
+    zoo.floats_to_255: "data-scale",
+    zoo.floats_to_255_of_bernoulli: "data-scale",
+    zoo.divided_twice: "data-scale",
+    zoo.zeros_and_ones_as_pixels: "data-scale",
+    zoo.sigmoid_before_logits: "output-range",
+    zoo.relu_before_logits: "output-range",
+    zoo.standardised_under_sigmoid: "output-range",
+    zoo.relu_ends_the_encoder: "encoder-end",
+    zoo.overfitted: "overfitted",
+    zoo.overfitted_by_its_history: "overfitted",
+    zoo.std_is_var: "sampler",
+    zoo.weights_of_std_is_var: "posterior-width",
+    zoo.mean_of_the_pixels: "mean-reduced",
+    zoo.dead_encoder: "dead-units",
+    zoo.dead_decoder: "dead-units",
+    zoo.decoder_ignores_z: "decoder-ignores-z",
+    zoo.saturated_log_var: "log-var-bounds",
+    zoo.nan_weights: "not-finite",
+    zoo.shifted_codes: "codes-off-prior",
+    zoo.untrained: "no-gain",
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    sample = data.load("sample")
+    return zoo.Digits(sample.x_train, sample.y_train, sample.x_test, sample.y_test, hidden=64, epochs=15, batch_size=50)
+
+
+def diagnosis(build, digits):
+    vae, x, options = build(digits)
+    return mv.diagnose(vae, x, **options)
+
+
+@pytest.mark.parametrize("build", HEALTHY, ids=lambda build: build.__name__)
+def test_a_healthy_model_has_no_findings(build, digits):
+    report = diagnosis(build, digits)
+    assert report.findings == [], report
+
+
+@pytest.mark.parametrize("build", BROKEN, ids=lambda build: build.__name__)
+def test_a_broken_model_has_what_it_has(build, digits):
+    report = diagnosis(build, digits)
+    assert report.names == [BROKEN[build]], report

@@ -1,0 +1,328 @@
+"""Models to diagnose, healthy and broken, trained or built on real data. Each function gives (vae, x, options)."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+import minivae as mv
+from minivae.model.gaussian import free_bits_kl, hold
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """Images and labels, and how large and how long models are trained on them."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    hidden: int
+    epochs: int
+    batch_size: int
+
+
+def dense(*widths):
+    """Dense layers from each width to the next, with a ReLU between them."""
+    layers = [part for sizes in zip(widths, widths[1:], strict=False) for part in (mv.Dense(*sizes), mv.ReLU())]
+    return layers[:-1]
+
+
+def model(d, latent=4, hidden=None, end=(), encoder_end=(), columns=784, **options):
+    hidden, n_classes = hidden or d.hidden, options.get("n_classes") or 0
+    return mv.VAE(
+        [*dense(columns + n_classes, hidden, 2 * latent), *encoder_end],
+        [*dense(latent + n_classes, hidden, columns), *end],
+        **options,
+    )
+
+
+def trained(d, vae, x=None, **options):
+    """The history of a training of `vae` on x, the training images by default."""
+    x = d.x_train if x is None else x
+    options = {"epochs": d.epochs, "batch_size": d.batch_size, "optimizer": mv.Adam(1e-3)} | options
+    return mv.fit(vae, x, **options)
+
+
+@cache
+def _weights_and_history(d):
+    vae = model(d)
+    history = trained(d, vae, validation=d.x_test)
+    return vae.parameters.to_host(), history
+
+
+def usual(d):
+    """A trained model and its history: trained once for all that are built from it."""
+    vae, (weights, history) = model(d), _weights_and_history(d)
+    vae.parameters.load(weights)
+    return vae, history
+
+
+def change(vae, **of_tensors):
+    """Apply functions to tensors of a model, by their names with _ for the dots."""
+    arrays = vae.parameters.to_host()
+    for name, function in of_tensors.items():
+        name = name.replace("_", ".")
+        arrays[name] = function(arrays[name])
+    vae.parameters.load(arrays)
+
+
+# ------------------------------------------------------------------------------------------------ healthy ones
+
+
+def plain(d):
+    vae, history = usual(d)
+    return vae, d.x_test, {"history": history, "train": d.x_train}
+
+
+def more_dimensions(d):
+    vae = model(d, latent=10)
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def conditional(d):
+    vae = model(d, n_classes=10)
+    history = trained(d, vae, (d.x_train, d.y_train), validation=(d.x_test, d.y_test))
+    return vae, (d.x_test, d.y_test), {"history": history}
+
+
+def squared_error(d):
+    """Half the squared error, a sigmoid at the end, as in the Fashion-MNIST recipe."""
+    vae = model(d, latent=2, end=[mv.Sigmoid()], likelihood=mv.Gaussian(constants=False))
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def learned_variance(d):
+    vae = model(d, likelihood=mv.SharedVarianceGaussian())
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def categorical(d):
+    """Images of a quarter of the size and four grey levels."""
+    x_train, x_test = (np.rint(x[:, ::4, ::4] / 85) / 3 for x in (d.x_train, d.x_test))
+    networks = dense(49, d.hidden, 8), dense(4, d.hidden, 4 * 49)
+    vae = mv.VAE(*networks, likelihood=mv.Categorical(4))
+    return vae, x_test, {"history": trained(d, vae, x_train)}
+
+
+def binarized(d):
+    vae = model(d)
+    return vae, mv.binarize(d.x_test), {"history": trained(d, vae, binarize=True)}
+
+
+def importance_weighted(d):
+    vae = model(d, bound=mv.ImportanceWeighted())
+    return vae, mv.binarize(d.x_test), {"history": trained(d, vae, binarize=True, samples=5)}
+
+
+def flow(d):
+    stages = [mv.InverseAutoregressive(4, 32, 8, reverse) for reverse in (False, True)]
+    vae = mv.VAE(dense(784, d.hidden, 8 + 16), dense(4, d.hidden, 784), posterior=mv.FlowPosterior(stages))
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def beta_of_a_half(d):
+    vae = model(d, beta=0.5)
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def table(rows=4000):
+    """Eight standardised columns made from three factors, and noise."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, 3)) @ rng.standard_normal((3, 8)) + 0.3 * rng.standard_normal((rows, 8))
+    return (x - x.mean(axis=0)) / x.std(axis=0)
+
+
+def gaussian_table(d):
+    x = table()
+    vae = model(d, latent=3, columns=8, likelihood=mv.SharedVarianceGaussian())
+    history = trained(d, vae, x[:3000], validation=x[3000:], epochs=40, batch_size=50)
+    return vae, x[3000:], {"history": history, "train": x[:3000]}
+
+
+# ------------------------------------------------------------------------------------------------- broken ones
+
+
+def collapsed(d):
+    vae = model(d, beta=20.0)
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def two_of_eight(d):
+    """Six dimensions that were trained, and two that neither encoder nor decoder uses: dimensions 2 and 5."""
+    trained_on, vae = model(d, latent=6), model(d, latent=8)
+    history = trained(d, trained_on)
+    arrays = trained_on.parameters.to_host()
+    arrays["encoder.2.W"] = np.insert(arrays["encoder.2.W"], [2, 4, 8, 10], 0, axis=1)
+    arrays["encoder.2.b"] = np.insert(arrays["encoder.2.b"], [2, 4, 8, 10], 0)
+    arrays["decoder.0.W"] = np.insert(arrays["decoder.0.W"], [2, 4], 0, axis=0)
+    vae.parameters.load(arrays)
+    return vae, d.x_test, {"history": history}
+
+
+def averaged_over_pixels(d):
+    vae = model(d, beta=1 / 784)
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def autoencoder(d):
+    vae = model(d, beta=0.0)
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def one_epoch(d):
+    vae = model(d)
+    return vae, d.x_test, {"history": trained(d, vae, epochs=1)}
+
+
+def three_epochs(d):
+    vae = model(d)
+    return vae, d.x_test, {"history": trained(d, vae, d.x_train[: len(d.x_train) // 4], epochs=3)}
+
+
+def floats_to_255(d):
+    vae = model(d, likelihood=mv.Gaussian())
+    trained(d, vae, d.x_train / np.float32(1), optimizer=mv.Adam(1e-5))
+    return vae, d.x_test / np.float32(1), {}
+
+
+def floats_to_255_of_bernoulli(d):
+    vae, _ = usual(d)
+    return vae, d.x_test / np.float32(1), {}
+
+
+def divided_twice(d):
+    vae = model(d)
+    history = trained(d, vae, d.x_train / np.float32(255**2))
+    return vae, d.x_test / np.float32(255**2), {"history": history}
+
+
+def zeros_and_ones_as_pixels(d):
+    vae = model(d)
+    history = trained(d, vae, mv.binarize(d.x_train) // 255)
+    return vae, mv.binarize(d.x_test) // 255, {"history": history}
+
+
+def sigmoid_before_logits(d):
+    vae = model(d, end=[mv.Sigmoid()])
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def relu_before_logits(d):
+    vae = model(d, end=[mv.ReLU()])
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def standardised_under_sigmoid(d):
+    mean, std = d.x_train.mean(), d.x_train.std()
+    vae = model(d, end=[mv.Sigmoid()], likelihood=mv.Gaussian())
+    history = trained(d, vae, (d.x_train - mean) / std)
+    return vae, (d.x_test - mean) / std, {"history": history}
+
+
+def relu_ends_the_encoder(d):
+    vae = model(d, encoder_end=[mv.ReLU()])
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def overfitted(d):
+    vae, few = model(d), d.x_train[:200]
+    history = trained(d, vae, few, epochs=200, batch_size=20)
+    return vae, d.x_test, {"history": history, "train": few}
+
+
+def overfitted_by_its_history(d):
+    vae, few = model(d), d.x_train[:200]
+    history = trained(d, vae, few, epochs=200, batch_size=20, validation=d.x_test[:500])
+    return vae, d.x_test, {"history": history}
+
+
+class StdIsVar(mv.DiagonalGaussian):
+    """The mistake of two libraries: z = mu + exp(log_var) eps."""
+
+    def with_kl(self, params, stats, eps, free_bits=0.0):
+        D = stats.shape[1] // 2
+        mu, (log_var, hold_backward) = stats[:, :D], hold(stats[:, D:])
+        std = np.exp(log_var)
+        (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits)
+
+        def backward(dz, dkl):
+            dmu, dlog_var = kl_backward(dkl)
+            dlog_var = dlog_var + np.sum(dz * eps, axis=0) * std
+            return np.concatenate([dmu + np.sum(dz, axis=0), hold_backward(dlog_var)], axis=1), {}
+
+        return (mu + std * eps, kl, floor), backward
+
+    def with_log_q(self, params, stats, eps):
+        (_, log_q), backward = super().with_log_q(params, stats, eps)
+        return (self.with_kl(params, stats, eps)[0][0], log_q), backward
+
+
+def std_is_var(d):
+    vae = model(d, posterior=StdIsVar())
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def weights_of_std_is_var(d):
+    """Trained elsewhere with the mistake, for more epochs, and loaded into a model without it."""
+    wrong, vae = model(d, posterior=StdIsVar()), model(d)
+    history = trained(d, wrong)
+    vae.parameters.load(wrong.parameters.to_host())
+    return vae, d.x_test, {"history": history}
+
+
+class MeanBernoulli(mv.Bernoulli):
+    """Averages over the pixels."""
+
+    def log_prob(self, params, x, logits):
+        log_px, backward = super().log_prob(params, x, logits)
+        return log_px * (1 / x.shape[-1]), lambda dlog_px: backward(dlog_px * (1 / x.shape[-1]))
+
+
+def mean_of_the_pixels(d):
+    vae = model(d, likelihood=MeanBernoulli())
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def dead_encoder(d):
+    """Hidden units of the encoder pushed below zero, where no gradient brings them back; trained on."""
+    vae, _ = usual(d)
+    change(vae, encoder_0_b=lambda b: b - 100)
+    return vae, d.x_test, {"history": trained(d, vae)}
+
+
+def dead_decoder(d):
+    vae, history = usual(d)
+    change(vae, decoder_0_b=lambda b: b - 100 * (np.arange(len(b)) % 8 > 0))
+    return vae, d.x_test, {"history": history}
+
+
+def decoder_ignores_z(d):
+    vae, history = usual(d)
+    change(vae, decoder_0_W=np.zeros_like)
+    return vae, d.x_test, {"history": history}
+
+
+def saturated_log_var(d):
+    vae, history = usual(d)
+    change(vae, encoder_2_b=lambda b: b - 200 * (np.arange(len(b)) >= 4))
+    return vae, d.x_test, {"history": history}
+
+
+def nan_weights(d):
+    vae, history = usual(d)
+    change(vae, decoder_2_b=lambda b: np.where(np.arange(len(b)) == 7, np.nan, b))
+    return vae, d.x_test, {"history": history}
+
+
+def shifted_codes(d):
+    """Codes around 4 instead of 0, and a decoder that knows it: reconstructions are good, draws from the prior bad."""
+    vae, history = usual(d)
+    change(vae, encoder_2_b=lambda b: b + 4 * (np.arange(len(b)) < 4))
+    W = vae.parameters.to_host()["decoder.0.W"]
+    change(vae, decoder_0_b=lambda b: b - 4 * W.sum(axis=0))
+    return vae, d.x_test, {"history": history}
+
+
+def untrained(d):
+    return model(d), d.x_test, {}
