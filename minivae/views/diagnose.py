@@ -26,7 +26,7 @@ ACTIVE = 0.01  # a dimension is in use where its mean varies more than this over
 COLLAPSED = 0.05  # nats; a KL below says nothing about x
 SURE = 4  # standard errors
 # Bounds of what healthy models show; docs/diagnose.md has the figures that they were set by.
-DEAD, TOLD_APART, STILL_FALLING, CARRIED_OVER = 0.8, 0.8, 0.05, 0.8
+DEAD, TOLD_APART, STILL_FALLING, CARRIED_OVER = 0.8, 0.9, 0.1, 0.6
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,13 @@ def _findings(probe, report, x, y, train, history):
     yield from _posterior_width(probe, x, y, mu, log_var)
     yield from _collapse(vae, report, x, y, mu, log_var, scores.kl.mean())
     yield from _decoder(vae, report, x, y, z)
-    overfitted = list(_overfitting(probe, report, baseline, scores, train, history))
-    yield from overfitted
-    yield from _no_gain(baseline, scores)
+    training = list(_overfitting(probe, report, baseline, scores, train, history))
+    yield from training or _convergence(report, baseline, scores, history)
     yield from dead
     yield from _samples(probe, report, z)
     yield from _variance(vae)
-    if not overfitted:
-        yield from _convergence(report, baseline, scores, history)
+    if not report.findings:
+        yield from _no_gain(baseline, scores)
 
 
 # --------------------------------------------------------------- faults that make all other numbers meaningless
@@ -385,6 +384,8 @@ def _weight(vae, x, y, mu):
 
 def _convention(vae):
     """What an odd beta may come from."""
+    if vae.beta == 0:
+        return " (0: a plain autoencoder)"
     X, D = vae.input_dim, vae.latent_dim
     for weight, text in (
         (1 / X, f" (1/{X}: the KL divided by the number of values, whose errors are summed)"),
@@ -487,15 +488,27 @@ def _overfitting(probe, report, baseline, scores, train, history):
         old, new = (row[f"{name}_reconstruction"] + row[f"{name}_kl"] for name in ("train", "val"))
     else:
         return
-    carried = (baseline - new) / (baseline - old) if baseline is not None and old < baseline else math.nan
     report.note("training data", f"-ELBO {old:.1f} nats; on new data {new - old:+.1f}", training=old)
-    if carried < CARRIED_OVER:
+    if baseline is None or old >= baseline:
+        return
+    carried, lowest = (baseline - new) / (baseline - old), _lowest(history)
+    if carried < CARRIED_OVER or lowest and history[-1]["val_loss"] - lowest["val_loss"] > STILL_FALLING * abs(
+        baseline - lowest["val_loss"]
+    ):
+        when = f" The validation loss was lowest after epoch {lowest['epoch']} of {len(history)}." if lowest else ""
         yield Finding(
             "overfitted", "warning", carried, CARRIED_OVER,
             f"-ELBO is {old:.1f} nats on training data and {new:.1f} on new data, {baseline:.1f} without z: "
-            f"{max(carried, 0):.0%} of what is gained in training is gained on new data.",
+            f"{max(carried, 0):.0%} of what is gained in training is gained on new data.{when}",
             "more data, early stopping (patience=), a smaller network, or binarize=True, which draws pixels anew.",
         )  # fmt: skip
+
+
+def _lowest(history):
+    """The row with the lowest validation loss, where later weights were kept; else None."""
+    if _validation(history) == "train" or getattr(history, "best_epoch", None):
+        return None
+    return min(history, key=lambda row: row["val_loss"])
 
 
 def _convergence(report, baseline, scores, history):
@@ -505,9 +518,8 @@ def _convergence(report, baseline, scores, history):
     values = np.array([row[f"{_validation(history)}_loss"] for row in history])
     n = len(values)
     if n < 3:  # a training loss is the mean over its epoch, and so lies behind
-        span, slope, error = 1, float(scores.loss.mean()) - values[0] if n == 1 else values[1] - values[0], 0.0
-        if n == 1 and _validation(history) == "val":
-            slope = values[0] - history[0]["train_loss"]
+        before, last = (history[0]["train_loss"], scores.loss.mean()) if n == 1 else values
+        span, slope, error = 1, float(last - before), 0.0
     else:
         span = max(3, n // 3)
         line = stats.linregress(np.arange(span), values[-span:])
