@@ -27,6 +27,7 @@ from .model.posteriors import DiagonalGaussian, Posterior
 from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
+from .views.diagnose import diagnose
 
 __version__ = "0.1.0"
 
@@ -79,6 +80,7 @@ __all__ = [
     "Tanh",
     "binarize",
     "convnet",
+    "diagnose",
     "fit",
     "from_torch_state_dict",
     "get_backend",

@@ -10,11 +10,10 @@ import textwrap
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import special, stats
 
 from ..model.bounds import ELBO
 from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
-from ..model.layers import Activation
+from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
 from ..model.vae import to_unit, unwarned
@@ -193,7 +192,7 @@ def _ends(vae, x):
     low, high, end = _range(vae.decoder)
     of_logits = isinstance(vae.likelihood, Bernoulli)
     if of_logits:
-        low, high = special.expit([low, high])
+        (low, high), _ = sigmoid(np.array([low, high]))
     share = float(((x < low - 1e-3) | (x > high + 1e-3)).mean())
     if share > 0.01 and not isinstance(vae.likelihood, Categorical):
         yield Finding(
@@ -447,6 +446,8 @@ def _told_apart(z, prior):
 
     The codes' Gaussian is fitted to the first half of z; the others are judged, half of each kind.
     """
+    from scipy import stats
+
     half = len(z) // 2
     fitted, judged, others = z[:half], z[half:], prior[half:]
     cov = np.atleast_2d(np.cov(fitted.T)) + 1e-6 * np.eye(z.shape[1])
@@ -513,6 +514,8 @@ def _lowest(history):
 
 def _convergence(report, baseline, scores, history):
     """How far the loss would fall, going on like this, in half as many epochs as were trained."""
+    from scipy import stats
+
     if not history:
         return
     values = np.array([row[f"{_validation(history)}_loss"] for row in history])

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.special import entr
 
 from ..model.gaussian import LOG_2PI
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
@@ -16,7 +15,14 @@ from ..model.likelihoods import Bernoulli, Categorical, Gaussian, PredictedVaria
 def bernoulli(likelihood, x):
     """The entropy of each value, summed: sum_i -p_i log p_i - (1 - p_i) log(1 - p_i),   p = mean of x."""
     p = x.mean(axis=0)
-    return float((entr(p) + entr(1 - p)).sum())
+    return _entropy(np.stack([p, 1 - p]))
+
+
+def _entropy(p):
+    """-sum p log p, where 0 log 0 is 0."""
+    from scipy.special import entr
+
+    return float(entr(p).sum())
 
 
 def _gaussian(squares, var):
@@ -43,7 +49,7 @@ def categorical(likelihood, x):
     """The entropy of each value's histogram, summed."""
     levels = np.rint(x * (likelihood.levels - 1)).astype(int)
     counts = np.array([np.bincount(column, minlength=likelihood.levels) for column in levels.T])
-    return float(entr(counts / len(x)).sum())
+    return _entropy(counts / len(x))
 
 
 WITHOUT_Z = {

@@ -1,43 +1,62 @@
 """`diagnose`: broken models get the right finding and no wrong one, healthy ones none."""
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
 import pytest
 import zoo
+from scipy import stats
 
 import minivae as mv
 from minivae import data
+from minivae.views import references
+from minivae.views.diagnose import _told_apart
 
 HEALTHY = [
-    zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.categorical,
-    zoo.binarized, zoo.importance_weighted, zoo.flow, zoo.beta_of_a_half, zoo.gaussian_table,
+    zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.binarized,
+    zoo.beta_of_a_half, zoo.gaussian_table,
 ]  # fmt: skip
+SLOW_TO_TRAIN = [zoo.categorical, zoo.importance_weighted, zoo.flow]
 BROKEN = {
-    zoo.collapsed: "collapsed",
-    zoo.two_of_eight: "unused-dimensions",
-    zoo.averaged_over_pixels: "kl-weight",
-    zoo.autoencoder: "kl-weight",
-    zoo.one_epoch: "unconverged",
-    zoo.three_epochs: "unconverged",
+    zoo.nan_weights: "not-finite",
     zoo.floats_to_255: "data-scale",
     zoo.floats_to_255_of_bernoulli: "data-scale",
     zoo.divided_twice: "data-scale",
     zoo.zeros_and_ones_as_pixels: "data-scale",
+    zoo.relu_ends_the_encoder: "encoder-end",
     zoo.sigmoid_before_logits: "output-range",
     zoo.relu_before_logits: "output-range",
     zoo.standardised_under_sigmoid: "output-range",
-    zoo.relu_ends_the_encoder: "encoder-end",
-    zoo.overfitted: "overfitted",
-    zoo.overfitted_by_its_history: "overfitted",
+    zoo.saturated_log_var: "log-var-bounds",
     zoo.std_is_var: "sampler",
-    zoo.weights_of_std_is_var: "posterior-width",
+    zoo.half_a_kl: "kl-formula",
     zoo.mean_of_the_pixels: "mean-reduced",
     zoo.dead_encoder: "dead-units",
     zoo.dead_decoder: "dead-units",
+    zoo.weights_of_std_is_var: "posterior-width",
+    zoo.collapsed: "collapsed",
+    zoo.two_of_eight: "unused-dimensions",
     zoo.decoder_ignores_z: "decoder-ignores-z",
-    zoo.saturated_log_var: "log-var-bounds",
-    zoo.nan_weights: "not-finite",
+    zoo.overfitted: "overfitted",
+    zoo.overfitted_by_its_history: "overfitted",
+    zoo.one_epoch: "unconverged",
+    zoo.three_epochs: "unconverged",
+    zoo.averaged_over_pixels: "kl-weight",
+    zoo.autoencoder: "kl-weight",
     zoo.shifted_codes: "codes-off-prior",
+    zoo.learned_variance_of_0: "variance-floor",
     zoo.untrained: "no-gain",
 }
+
+
+def name(build):
+    return build.__name__
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +67,152 @@ def digits():
     return zoo.Digits(x_train, sample.y_train, x_test, sample.y_test, hidden=48, epochs=40, batch_size=100, rate=5e-3)
 
 
+@cache
 def diagnosis(build, digits):
     vae, x, options = build(digits)
     return mv.diagnose(vae, x, **options)
 
 
-@pytest.mark.parametrize("build", HEALTHY, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", HEALTHY, ids=name)
 def test_a_healthy_model_has_no_findings(build, digits):
     report = diagnosis(build, digits)
     assert report.findings == [], report
 
 
-@pytest.mark.parametrize("build", BROKEN, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", BROKEN, ids=name)
 def test_a_broken_model_has_what_it_has(build, digits):
     report = diagnosis(build, digits)
     assert report.names == [BROKEN[build]], report
+    (finding,) = report.findings
+    assert finding.cure and finding.severity in ("error", "warning")
+    json.dumps(asdict(finding))  # plain numbers
+    assert max(map(len, str(report).splitlines())) <= 80
+    assert f"1. {finding.severity} {finding.name}: " in str(report) and "Usual cure: " in str(report)
+
+
+def test_which_dimensions_are_unused(digits):
+    report = diagnosis(zoo.two_of_eight, digits)
+    assert "(2, 5)" in report.findings[0].text and report.findings[0].number == 2
+    kl = np.array(report.facts["kl_of_dimensions"])
+    assert report.facts["active"] == 6 and np.allclose(kl[[2, 5]], 0) and (np.delete(kl, [2, 5]) > 0.1).all()
+
+
+def test_what_an_odd_weight_comes_from(digits):
+    (finding,) = diagnosis(zoo.averaged_over_pixels, digits).findings
+    assert "1/196: the KL divided by the number of values" in finding.text and finding.number == 1 / 196
+    assert "beta = 20 makes the KL heavy." in diagnosis(zoo.collapsed, digits).findings[0].text
+    vae, x, _ = zoo.two_of_eight(digits)
+    vae.beta = 196
+    (finding,) = mv.diagnose(vae, x).findings
+    assert "196: errors averaged over the values, while the KL is summed" in finding.text
+
+
+def test_the_same_seed_gives_the_same_diagnosis_and_leaves_the_model_alone(digits):
+    vae, x, options = zoo.plain(digits)
+    weights, noise = vae.parameters.flat.copy(), vae._noise.bit_generator.state
+    first, second, other = (mv.diagnose(vae, x, seed=seed, **options) for seed in (3, 3, 4))
+    assert str(first) == str(second) and first.facts == second.facts and first.facts != other.facts
+    np.testing.assert_array_equal(vae.parameters.flat, weights)
+    assert vae._noise.bit_generator.state == noise
+    assert first.facts["negative_elbo"] == pytest.approx(vae.evaluate(x).negative_elbo, abs=0.5)
+
+
+def test_bad_input_says_what_is_wanted(digits):
+    vae, x, _ = zoo.untrained(digits)
+    with pytest.raises(mv.MiniVAEError, match="at least 50 rows, got 49"):
+        mv.diagnose(vae, x[:49])
+    with pytest.raises(mv.MiniVAEError, match="encoder expects"):
+        mv.diagnose(vae, x[:, :13])
+    with pytest.raises(mv.MiniVAEError, match="NaN"):
+        mv.diagnose(vae, np.full((60, 196), np.nan))
+    with pytest.raises(mv.MiniVAEError, match="labels"):
+        mv.diagnose(zoo.model(digits, n_classes=10), x)
+
+
+def test_models_without_z_are_what_their_likelihoods_say():
+    """Against the likelihoods themselves, with the best output that is the same for all examples."""
+    rng = np.random.default_rng(0)
+    x = np.rint(rng.random((300, 4)) * [1, 2, 3, 3]) / 3
+    mean, var = x.mean(axis=0), x.var(axis=0)
+    counts = (np.rint(x * 3)[..., None] == np.arange(4)).mean(axis=0) + 1e-300
+    for likelihood, params, out in (
+        (mv.Bernoulli(), {}, np.log(mean / (1 - mean))),
+        (mv.Gaussian(0.7), {}, mean),
+        (mv.Gaussian(0.7, constants=False), {}, mean),
+        (mv.SharedVarianceGaussian(), {"log_var": np.log([var.mean()])}, mean),
+        (mv.PredictedVarianceGaussian(), {}, np.concatenate([mean, np.log(var)])),
+        (mv.Categorical(4), {"level": np.arange(4)}, np.log(counts).ravel()),
+    ):
+        log_px, _ = likelihood.log_prob(params, x, np.tile(out, (1, len(x), 1)))
+        assert references.WITHOUT_Z[type(likelihood)](likelihood, x) == pytest.approx(-log_px.mean(), rel=1e-6)
+
+
+def test_codes_and_prior_are_told_apart_as_often_as_theory_says():
+    rng = np.random.default_rng(0)
+    z, prior = rng.standard_normal((2, 20_000, 3))
+    chance = _told_apart(z, prior)
+    assert abs(chance - 0.5) < 4 * 0.5 / np.sqrt(20_000)
+    # Two Gaussians at a distance of 2 are told apart by the side of the middle.
+    assert _told_apart(z + [2, 0, 0], prior) == pytest.approx(stats.norm.cdf(1), abs=0.01)
+    # N(0, 9) is wider than N(0, 1) beyond |z| = c.
+    c = np.sqrt(2 * np.log(3) / (1 - 1 / 9))
+    right = (2 * stats.norm.sf(c / 3) + stats.norm.cdf(c) - stats.norm.cdf(-c)) / 2
+    assert _told_apart(3 * z[:, :1], prior[:, :1]) == pytest.approx(right, abs=0.01)
+
+
+def test_digits_are_recognised():
+    sample = data.load("sample")
+    assert references.recognised(sample.x_test.reshape(-1, 784) / 255) == "MNIST"
+    assert references.recognised(sample.x_test.transpose(0, 2, 1).reshape(-1, 784) / 255) is None
+    assert references.recognised(1 - sample.x_test.reshape(-1, 784) / 255) is None
+
+
+def test_importing_minivae_stays_light():
+    code = "import minivae, sys; print(callable(minivae.diagnose), *({'matplotlib', 'scipy.stats'} & sys.modules.keys()))"
+    environment = os.environ | {"PYTHONPATH": str(Path(mv.__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert process.stdout.split() == ["True"], process.stdout + process.stderr
+
+
+# -------------------------------------------------------------------------------------------------- at full size
+
+
+def full(collection):
+    """A data set from $MINIVAE_DATA or the cache; skips the test where there is none."""
+    try:
+        dataset = data.load(collection, download=False)
+    except mv.MiniVAEError as error:
+        pytest.skip(str(error))
+    if dataset.note:
+        pytest.skip(dataset.note)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    d = full("mnist")
+    rows = slice(20_000)
+    return zoo.Digits(d.x_train[rows], d.y_train[rows], d.x_test, d.y_test, hidden=256, epochs=15, batch_size=100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [*HEALTHY, *SLOW_TO_TRAIN], ids=name)
+def test_healthy_models_of_mnist(build, mnist):
+    test_a_healthy_model_has_no_findings(build, mnist)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", BROKEN, ids=name)
+def test_broken_models_of_mnist(build, mnist):
+    test_a_broken_model_has_what_it_has(build, mnist)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", zoo.RECIPES, ids=name)
+def test_recipes(recipe):
+    collection = "fashion-mnist" if "fashion" in recipe.__name__ else "mnist"
+    vae, x, options = recipe(full(collection))
+    report = mv.diagnose(vae, x, **options)
+    assert report.findings == [], report
+    assert "others reach" in str(report)

@@ -50,15 +50,15 @@ def trained(d, vae, x=None, **options):
 
 
 @cache
-def _weights_and_history(d):
-    vae = model(d)
+def _weights_and_history(d, **options):
+    vae = model(d, **options)
     history = trained(d, vae, validation=d.x_test)
     return vae.parameters.to_host(), history
 
 
-def usual(d):
+def usual(d, **options):
     """A trained model and its history: trained once for all that are built from it."""
-    vae, (weights, history) = model(d), _weights_and_history(d)
+    vae, (weights, history) = model(d, **options), _weights_and_history(d, **options)
     vae.parameters.load(weights)
     return vae, history
 
@@ -81,8 +81,8 @@ def plain(d):
 
 
 def more_dimensions(d):
-    vae = model(d, latent=6)
-    return vae, d.x_test, {"history": trained(d, vae)}
+    vae, history = usual(d, latent=6)
+    return vae, d.x_test, {"history": history}
 
 
 def conditional(d):
@@ -103,10 +103,10 @@ def learned_variance(d):
 
 
 def categorical(d):
-    """Images of 7 x 7 pixels and four grey levels."""
-    step = d.x_train.shape[1] // 7
+    """Images of 14 x 14 pixels and four grey levels."""
+    step = d.x_train.shape[1] // 14
     x_train, x_test = (np.rint(x[:, ::step, ::step] / 85) / 3 for x in (d.x_train, d.x_test))
-    vae = mv.VAE(dense(49, d.hidden, 8), dense(4, d.hidden, 4 * 49), likelihood=mv.Categorical(4))
+    vae = mv.VAE(dense(196, d.hidden, 8), dense(4, d.hidden, 4 * 196), likelihood=mv.Categorical(4))
     return vae, x_test, {"history": trained(d, vae, x_train)}
 
 
@@ -155,8 +155,7 @@ def collapsed(d):
 
 def two_of_eight(d):
     """Six dimensions that were trained, and two that neither encoder nor decoder uses: dimensions 2 and 5."""
-    trained_on, vae = model(d, latent=6), model(d, latent=8)
-    history = trained(d, trained_on)
+    (trained_on, history), vae = usual(d, latent=6), model(d, latent=8)
     arrays = trained_on.parameters.to_host()
     arrays["encoder.2.W"] = np.insert(arrays["encoder.2.W"], [2, 4, 8, 10], 0, axis=1)
     arrays["encoder.2.b"] = np.insert(arrays["encoder.2.b"], [2, 4, 8, 10], 0)
@@ -334,3 +333,59 @@ def shifted_codes(d):
 
 def untrained(d):
     return model(d), d.x_test, {}
+
+
+class HalfTheKL(mv.DiagonalGaussian):
+    """The factor 1/2 twice: 1/4 sum_d (mu^2 + var - log_var - 1)."""
+
+    def with_kl(self, params, stats, eps, free_bits=0.0):
+        (z, kl, floor), backward = super().with_kl(params, stats, eps, free_bits)
+        return (z, kl * 0.5, floor), lambda dz, dkl: backward(dz, dkl * 0.5)
+
+
+def half_a_kl(d):
+    vae = model(d, posterior=HalfTheKL())
+    return vae, d.x_test, {"history": trained(d, vae, epochs=1)}
+
+
+def learned_variance_of_0(d):
+    """A column that two others give exactly: its variance has no lower end."""
+    x = table()[:, :1] * np.ones((1, 8))
+    vae = model(d, latent=1, columns=8, likelihood=mv.SharedVarianceGaussian(min_std=0.1))
+    history = trained(d, vae, x[:3000], epochs=60, batch_size=50)
+    return vae, x[3000:], {"history": history}
+
+
+# ---------------------------------------------------------------------------------- published recipes, all of the data
+
+
+def _recipe(dataset, vae, **options):
+    history = mv.fit(vae, dataset.x_train, validation=dataset.x_test, **options)
+    return vae, dataset.x_test, {"history": history, "train": dataset.x_train}
+
+
+def keras_mnist(dataset):
+    return _recipe(dataset, mv.VAE(dense(784, 256, 4), dense(2, 256, 784)), epochs=50)
+
+
+def pytorch_example(dataset):
+    vae = mv.VAE(dense(784, 400, 40), dense(20, 400, 784))
+    return _recipe(dataset, vae, epochs=10, batch_size=128, optimizer=mv.Adam(1e-3))
+
+
+def fashion_mse(dataset):
+    hidden = 400, 200, 100, 20
+    vae = mv.VAE(
+        dense(784, *hidden, 4),
+        [*dense(2, *hidden[::-1], 784), mv.Sigmoid()],
+        likelihood=mv.Gaussian(constants=False),
+    )
+    return _recipe(dataset, vae, epochs=15, batch_size=200, optimizer=mv.Adam(1e-3))
+
+
+def fashion_of_ten_dimensions(dataset):
+    vae = mv.VAE(dense(784, 400, 20), dense(10, 400, 784))
+    return _recipe(dataset, vae, epochs=8, batch_size=128, optimizer=mv.Adam(1e-3))
+
+
+RECIPES = [keras_mnist, pytorch_example, fashion_mse, fashion_of_ten_dimensions]
