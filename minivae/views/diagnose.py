@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import MiniVAEError
 from ..model.bounds import ELBO
 from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
 from ..model.layers import Activation, sigmoid
@@ -22,7 +23,7 @@ from .references import WITHOUT_Z, ladder
 
 WIDTH, LABEL = 80, 18
 ACTIVE = 0.01  # a dimension is in use where its mean varies more than this over the data (Burda et al. 2016)
-COLLAPSED = 0.05  # nats; a KL below says nothing about x
+COLLAPSED = 0.05  # nats; a KL below says nothing about x, nor one ten times as large if nothing is gained by it
 SURE = 4  # standard errors
 # Bounds of what healthy models show; docs/diagnose.md has the figures that they were set by.
 DEAD, TOLD_APART, STILL_FALLING, CARRIED_OVER = 0.8, 0.9, 0.1, 0.6
@@ -33,7 +34,7 @@ class Finding:
     """One thing that is wrong.
 
     name     : a fixed word for it; docs/diagnose.md lists them
-    severity : "error": the model is of no use as it is; "warning": it could be better
+    severity : "error": the model is of no use as it is; "warning": it could be better; "note": harmless
     number   : what was measured;  expected: what it is compared with, a healthy model's value or its bound
     text     : what it is, in a sentence or two;  cure: what usually helps
     """
@@ -98,12 +99,19 @@ def diagnose(vae, x, *, train=None, history=None, seed=0):
     """
     probe = Probe(vae, seed)
     x, y = probe.data(x)
+    train = None if train is None else probe.data(train)
     kind, D = type(vae.likelihood).__name__, vae.latent_dim
     report = Diagnosis(f"{len(x):,} examples of {vae.input_dim:,} values, {D} latent dimension{'s' * (D > 1)}, {kind}")
-    for finding in _findings(probe, report, x, y, train, history or []):
-        report.findings.append(finding)
-        if finding.severity == "error":
-            break
+    try:
+        for finding in _findings(probe, report, x, y, train, history or []):
+            report.findings.append(finding)
+            if finding.severity == "error":
+                break
+    except MiniVAEError as error:  # the data are checked, so this is about what the model made of them
+        largest = max(float(np.abs(values).max()) for values in vae.parameters.to_host().values())
+        cure = "start again with a smaller learning rate or ClipNorm; healthy weights are seldom above 1 or so."
+        text = f"{error}. The largest weight is {largest:.3g}."
+        report.findings.append(Finding("not-finite", "error", largest, 1, text, cure))
     return report
 
 
@@ -119,7 +127,7 @@ def _findings(probe, report, x, y, train, history):
     dead = _dead_units(probe, report, x, y, z)
     yield from (finding for finding in dead if finding.severity == "error")
     yield from _posterior_width(probe, x, y, mu, log_var)
-    yield from _collapse(vae, report, x, y, mu, log_var, scores.kl.mean())
+    yield from _collapse(vae, report, x, y, mu, log_var, baseline, scores)
     yield from _decoder(vae, report, x, y, z)
     training = list(_overfitting(probe, report, baseline, scores, train, history))
     yield from training or _convergence(report, baseline, scores, history)
@@ -166,7 +174,7 @@ def _scale(vae, x):
             "data-scale", "error", high if high > 1 else low, float(high > 1),
             f"x lies in [{low:.4g}, {high:.4g}], but a {type(vae.likelihood).__name__} needs values in [0, 1].", cure,
         )  # fmt: skip
-    elif rms > 20:
+    elif rms > 20 or pixels and high > 100:
         yield Finding(
             "data-scale", "error", rms, 1,
             f"x lies in [{low:.4g}, {high:.4g}], its root mean square is {rms:.3g}. Networks start for values of about "
@@ -275,9 +283,9 @@ def _loss(vae, report, x, y, scores):
     groups = [x] if y is None else [x[y == label] for label in np.unique(y)]
     baseline = sum(len(rows) * without_z(vae.likelihood, rows) for rows in groups) / len(x)
     constant = without_z(vae.likelihood, x.reshape(-1, 1)) * x.shape[1]
-    of = " of its class" * (y is not None)
+    gain, of = baseline - loss, " of its class" * (y is not None)
     report.note("without z", f"{baseline:.1f} nats, every value by its own mean{of}; {constant:.1f} with one mean "
-                f"for all. The model is {baseline - loss:.1f} nats better", without_z=baseline, constant=constant)
+                f"for all. The model is {abs(gain):.1f} nats {'better' if gain > 0 else 'worse'}", without_z=baseline, constant=constant)
     if rungs := ladder(vae, x):
         report.note("others reach", rungs)
     return baseline
@@ -338,8 +346,8 @@ def _posterior_width(probe, x, y, mu, log_var):
         )  # fmt: skip
 
 
-def _collapse(vae, report, x, y, mu, log_var, kl):
-    D = vae.latent_dim
+def _collapse(vae, report, x, y, mu, log_var, baseline, scores):
+    D, kl, loss = vae.latent_dim, float(scores.kl.mean()), float(scores.negative_elbo.mean())
     if type(vae.posterior) is DiagonalGaussian:
         of_dims = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
         active = mu.var(axis=0) > ACTIVE
@@ -348,12 +356,12 @@ def _collapse(vae, report, x, y, mu, log_var, kl):
                     active=int(active.sum()), kl_of_dimensions=of_dims.tolist())
     else:
         active = np.full(D, True)
-    cause = _weight(vae, x, y, mu)
-    if kl < COLLAPSED or not active.any():
+    no_gain = baseline is not None and 0 <= loss - baseline < 0.05 * abs(baseline)
+    if kl < COLLAPSED or not active.any() or kl < 10 * COLLAPSED and no_gain:
         yield Finding(
-            "collapsed", "error", float(kl), COLLAPSED,
-            f"q(z given x) is the same for all x, the posterior has collapsed: KL {kl:.3f} nats, and no dimension's "
-            f"mean varies.{cause}",
+            "collapsed", "error", kl, COLLAPSED,
+            f"the posterior has collapsed: q(z given x) is all but the same for every x, and its KL {kl:.3f} nats."
+            f"{_weight(vae, x, y, mu)}",
             "a KL that weighs less: smaller beta, a warm-up by schedules={\"beta\": linear_warmup(10)}, free_bits=; "
             "a smaller learning rate; for a Gaussian a smaller or a learned standard deviation.",
         )  # fmt: skip
@@ -361,10 +369,10 @@ def _collapse(vae, report, x, y, mu, log_var, kl):
         unused = np.flatnonzero(~active)
         which = ", ".join(map(str, unused[:8])) + ", ..." * (len(unused) > 8)
         yield Finding(
-            "unused-dimensions", "warning", len(unused), 0,
+            "unused-dimensions", "note", len(unused), 0,
             f"{len(unused)} of {D} latent dimensions say nothing about x ({which}): their mean varies by less than "
-            f"{ACTIVE}.{cause}",
-            f"harmless: {D - len(unused)} dimensions would do. To use all, free_bits=0.1 or a warm-up of beta.",
+            f"{ACTIVE}.{_weight(vae, x, y, mu)}",
+            f"none is needed, {D - len(unused)} dimensions would do. To use all, free_bits=0.1 or a warm-up of beta.",
         )  # fmt: skip
 
 
@@ -453,7 +461,7 @@ def _told_apart(z, prior):
     cov = np.atleast_2d(np.cov(fitted.T)) + 1e-6 * np.eye(z.shape[1])
     if half < 10 * z.shape[1]:
         cov = np.diag(np.diag(cov))
-    codes = stats.multivariate_normal(fitted.mean(axis=0), cov)
+    codes = stats.multivariate_normal(fitted.mean(axis=0), cov, allow_singular=True)
     standard = stats.multivariate_normal(np.zeros(z.shape[1]))
     right = [codes.logpdf(judged) > standard.logpdf(judged), codes.logpdf(others) <= standard.logpdf(others)]
     return float(np.mean(np.concatenate([np.atleast_1d(each) for each in right])))
@@ -482,7 +490,7 @@ def _overfitting(probe, report, baseline, scores, train, history):
     """How much of what the model gains over one without z, on training data, is left on new data."""
     new = float(scores.negative_elbo.mean())
     if train is not None:
-        x, y = probe.data(train)
+        x, y = train
         old = probe.vae.evaluate(x, y=y, seed=probe.seed).negative_elbo
     elif _validation(history) == "val" and len(history) > 2:
         row = history[(getattr(history, "best_epoch", None) or len(history)) - 1]

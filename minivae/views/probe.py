@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import MiniVAEError
 from ..model.layers import ReLU, Sequential
+from ..model.likelihoods import Bernoulli, Categorical
 from ..model.parameters import within
 from ..randomness import DIAGNOSIS, generator
 
@@ -19,7 +20,7 @@ class Probe:
         self.vae, self.seed, self.params = vae, seed, vae._params
 
     def data(self, given):
-        """At most ROWS rows of x as (n, X), and of its labels; values that the likelihood would not take may pass."""
+        """At most ROWS rows of x as (n, X), and of its labels; only that they lie in [0, 1] is not checked."""
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         x = np.asarray(x)
         n = x.shape[0] if x.ndim else 0
@@ -28,8 +29,10 @@ class Probe:
         y = self.vae.labels.check(y, n)
         rows = np.sort(generator(self.seed, DIAGNOSIS).permutation(n)[:ROWS]) if n > ROWS else slice(None)
         x = x[rows].reshape(min(n, ROWS), -1)
-        if x.dtype.kind not in "fiub" or x.shape[1] != self.vae.input_dim or not np.isfinite(x).all():
-            self.vae.check_input(x)  # raises
+        in_unit_interval = isinstance(self.vae.likelihood, (Bernoulli, Categorical))
+        fits = x.dtype.kind in "fiub" and x.shape[1] == self.vae.input_dim and np.isfinite(x).all()
+        if not (in_unit_interval and fits):
+            self.vae.check_input(x)
         return x, None if y is None else y[rows]
 
     def noise(self, n, purpose=0):

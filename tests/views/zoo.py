@@ -98,7 +98,7 @@ def squared_error(d):
 
 
 def learned_variance(d):
-    vae = model(d, likelihood=mv.SharedVarianceGaussian())
+    vae = model(d, likelihood=mv.SharedVarianceGaussian(std=0.25))
     return vae, d.x_test, {"history": trained(d, vae)}
 
 
@@ -141,7 +141,8 @@ def table(rows=4000):
 def gaussian_table(d):
     x = table()
     vae = model(d, latent=3, columns=8, likelihood=mv.SharedVarianceGaussian())
-    history = trained(d, vae, x[:3000], validation=x[3000:], epochs=40, batch_size=50)
+    options = {"epochs": 40, "batch_size": 50, "optimizer": mv.Adam(5e-3)}
+    history = trained(d, vae, x[:3000], validation=x[3000:], **options)
     return vae, x[3000:], {"history": history, "train": x[:3000]}
 
 
@@ -323,6 +324,13 @@ def nan_weights(d):
     return vae, d.x_test, {"history": history}
 
 
+def exploded(d):
+    """Finite weights that give infinite losses."""
+    vae, history = usual(d)
+    change(vae, decoder_0_W=lambda W: W * 1e20, decoder_2_W=lambda W: W * 1e20)
+    return vae, d.x_test, {"history": history}
+
+
 def shifted_codes(d):
     """Codes around 1.5, not 0, and a decoder that knows it: reconstructions stay good, draws from the prior are bad."""
     vae, history = usual(d)
@@ -352,7 +360,7 @@ def learned_variance_of_0(d):
     """A column that two others give exactly: its variance has no lower end."""
     x = table()[:, :1] * np.ones((1, 8))
     vae = model(d, latent=1, columns=8, likelihood=mv.SharedVarianceGaussian(min_std=0.1))
-    history = trained(d, vae, x[:3000], epochs=60, batch_size=50)
+    history = trained(d, vae, x[:3000], epochs=60, batch_size=50, optimizer=mv.Adam(5e-3))
     return vae, x[3000:], {"history": history}
 
 
