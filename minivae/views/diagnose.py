@@ -23,7 +23,7 @@ from .references import WITHOUT_Z, ladder
 
 WIDTH, LABEL = 80, 18
 ACTIVE = 0.01  # a dimension is in use where its mean varies more than this over the data (Burda et al. 2016)
-COLLAPSED = 0.05  # nats; a KL below says nothing about x, nor one ten times as large if nothing is gained by it
+COLLAPSED = 0.5  # nats; a z of less than one bit says next to nothing about x
 SURE = 4  # standard errors
 # Bounds of what healthy models show; docs/diagnose.md has the figures that they were set by.
 DEAD, TOLD_APART, STILL_FALLING, CARRIED_OVER = 0.8, 0.9, 0.1, 0.6
@@ -285,7 +285,8 @@ def _loss(vae, report, x, y, scores):
     constant = without_z(vae.likelihood, x.reshape(-1, 1)) * x.shape[1]
     gain, of = baseline - loss, " of its class" * (y is not None)
     report.note("without z", f"{baseline:.1f} nats, every value by its own mean{of}; {constant:.1f} with one mean "
-                f"for all. The model is {abs(gain):.1f} nats {'better' if gain > 0 else 'worse'}", without_z=baseline, constant=constant)
+                f"for all. The model is {abs(gain):.1f} nats {'better' if gain > 0 else 'worse'}",
+                without_z=baseline, constant=constant)  # fmt: skip
     if rungs := ladder(vae, x):
         report.note("others reach", rungs)
     return baseline
@@ -356,8 +357,8 @@ def _collapse(vae, report, x, y, mu, log_var, baseline, scores):
                     active=int(active.sum()), kl_of_dimensions=of_dims.tolist())
     else:
         active = np.full(D, True)
-    no_gain = baseline is not None and 0 <= loss - baseline < 0.05 * abs(baseline)
-    if kl < COLLAPSED or not active.any() or kl < 10 * COLLAPSED and no_gain:
+    untrained = baseline is not None and loss - baseline > 0.05 * abs(baseline)
+    if not active.any() or kl < COLLAPSED and not untrained:
         yield Finding(
             "collapsed", "error", kl, COLLAPSED,
             f"the posterior has collapsed: q(z given x) is all but the same for every x, and its KL {kl:.3f} nats."
@@ -440,7 +441,7 @@ def _samples(probe, report, z):
             "beta = 1 is the ELBO of errors that are summed over the values; for a fit as sharp, a likelihood with a "
             "smaller or a learned variance.",
         )  # fmt: skip
-    else:
+    elif not {"unconverged", "overfitted"} & set(report.names):  # whose effect it may be
         yield Finding(
             "codes-off-prior", "warning", share, TOLD_APART,
             f"draws from the prior are told from the codes of data in {share:.0%} of cases: {spread}`sample` decodes "
@@ -537,7 +538,7 @@ def _convergence(report, baseline, scores, history):
         slope, error = float(line.slope), float(line.stderr)
     report.note("convergence", f"the loss changes by {slope:+.3f} +- {error:.3f} nats an epoch over the last {span}",
                 slope=slope, slope_error=error)  # fmt: skip
-    scale = abs(baseline - values[-1]) if baseline is not None else abs(values[-1])
+    scale = float(abs(values[-1] - (baseline or 0.0)))
     if -slope * span > STILL_FALLING * scale and -slope > 2 * error:
         yield Finding(
             "unconverged", "warning", slope, -STILL_FALLING * scale / span,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,12 +18,12 @@ import minivae as mv
 from minivae import data
 from minivae.views import references
 from minivae.views.diagnose import _told_apart
+from minivae.views.probe import Probe
 
 HEALTHY = [
-    zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.binarized,
-    zoo.beta_of_a_half, zoo.gaussian_table,
+    zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.gaussian_table,
 ]  # fmt: skip
-SLOW_TO_TRAIN = [zoo.categorical, zoo.importance_weighted, zoo.flow]
+SLOW_TO_TRAIN = [zoo.binarized, zoo.beta_of_a_half, zoo.categorical, zoo.importance_weighted, zoo.flow]
 BROKEN = {
     zoo.nan_weights: "not-finite",
     zoo.exploded: "not-finite",
@@ -118,6 +119,32 @@ def test_the_same_seed_gives_the_same_diagnosis_and_leaves_the_model_alone(digit
     assert first.facts["negative_elbo"] == pytest.approx(vae.evaluate(x).negative_elbo, abs=0.5)
 
 
+def convolutional(**options):
+    """Of 14 x 14 pixels, not trained, with a dead channel among the first four."""
+    vae = mv.VAE(
+        [mv.Reshape((14, 14, 1)), mv.Conv2d(1, 4, 3, stride=2, padding="same"), mv.ReLU(), mv.Flatten(),
+         mv.Sequential([mv.Dense(196, 12), mv.ReLU()]), mv.Dense(12, 4)],
+        [mv.Dense(2, 8), mv.ReLU(), mv.Dense(8, 196)],
+        **options,
+    )  # fmt: skip
+    zoo.change(vae, encoder_1_b=lambda b: b - 100 * (np.arange(4) == 2))
+    return vae
+
+
+def test_every_backend_gives_the_same(backend, digits):
+    x = digits.x_test[:100]
+    report, expected = (mv.diagnose(convolutional(backend=each), x) for each in (backend, "numpy"))
+    assert report.names == expected.names and report.lines == expected.lines
+    for name, value in expected.facts.items():
+        assert report.facts[name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_units_of_images_are_channels_and_nested_layers_are_looked_into(digits):
+    (conv, channels), (dense, units) = Probe(convolutional(), 0).alive(digits.x_test, None, "encoder")
+    assert conv == "encoder.2" and channels.tolist() == [True, True, False, True]
+    assert dense == "encoder.4.1" and len(units) == 12 and units.any()
+
+
 def test_bad_input_says_what_is_wanted(digits):
     vae, x, _ = zoo.untrained(digits)
     with pytest.raises(mv.MiniVAEError, match="at least 50 rows, got 49"):
@@ -174,6 +201,21 @@ def test_importing_minivae_stays_light():
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert process.stdout.split() == ["True"], process.stdout + process.stderr
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
+
+
+def test_the_page_lists_every_finding():
+    listed = {name for names in re.findall(r"^\| ([a-z, -]+) \|", PAGE, re.M) for name in names.split(", ")}
+    assert listed - {"name"} == {*BROKEN.values()}
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page(capsys):
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    exec(code, names := {})
+    assert names["report"].names == ["kl-weight"] and str(names["report"]) in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------- at full size
