@@ -1,11 +1,13 @@
 """Models to diagnose, healthy and broken, trained or built on real data. Each function gives (vae, x, options)."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 import minivae as mv
+from minivae.errors import MiniVAEWarning
 from minivae.model.gaussian import free_bits_kl, hold
 
 
@@ -35,11 +37,11 @@ def dense(*widths):
 
 def model(d, latent=4, end=(), encoder_end=(), columns=None, **options):
     columns, n_classes = columns or d.columns, options.get("n_classes") or 0
-    return mv.VAE(
-        [*dense(columns + n_classes, d.hidden, 2 * latent), *encoder_end],
-        [*dense(latent + n_classes, d.hidden, columns), *end],
-        **options,
-    )
+    encoder = [*dense(columns + n_classes, d.hidden, 2 * latent), *encoder_end]
+    decoder = [*dense(latent + n_classes, d.hidden, columns), *end]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MiniVAEWarning)  # some are broken on purpose
+        return mv.VAE(encoder, decoder, **options)
 
 
 def trained(d, vae, x=None, **options):
