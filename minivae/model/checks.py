@@ -117,7 +117,7 @@ def warn_of_limits(encoder, decoder, likelihood):
 
 def _limits(network):
     """The name of the activation that a network ends in and how it limits values, in words; or two empty texts."""
-    last = _last(network)
+    last = last_layer(network)
     if not isinstance(last, Activation):
         return "", ""
     y, _ = last.forward({}, INPUTS)
@@ -126,8 +126,8 @@ def _limits(network):
     return type(last).__name__, " and ".join(limits)
 
 
-def _last(network):
+def last_layer(network):
     """The last layer that does more than change shapes, or None."""
     layers = [layer for layer in network.layers if not isinstance(layer, (Flatten, Reshape))]
     last = layers[-1] if layers else None
-    return _last(last) if isinstance(last, Sequential) else last
+    return last_layer(last) if isinstance(last, Sequential) else last

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import MiniVAEError
 from ..model.bounds import ELBO
+from ..model.checks import INPUTS, REACH, last_layer
 from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
 from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
@@ -189,12 +190,12 @@ def _scale(vae, x):
 
 
 def _ends(vae, x):
-    low, _, end = _range(vae.encoder)
-    if low > -1:
+    low, high, end = _range(vae.encoder)
+    if low > -REACH:
         yield Finding(
             "encoder-end", "error", low, -math.inf,
-            f"the encoder ends in {end}, so mu and log_var are never below {low:.3g}: the codes fill one corner of the "
-            f"prior, and no posterior is narrower than a standard deviation of {math.exp(low / 2):.2f}.",
+            f"the encoder ends in {end}, so mu and log_var lie in [{low:.3g}, {high:.3g}]: codes reach only a part of "
+            f"the prior, and no posterior is narrower than a standard deviation of {math.exp(low / 2):.2f}.",
             f"end the encoder with a Dense, without {end}.",
         )  # fmt: skip
     low, high, end = _range(vae.decoder)
@@ -214,12 +215,12 @@ def _ends(vae, x):
 
 def _range(network):
     """The least and the greatest value that the activation at a network's end can give, and its name."""
-    layers = [layer for layer in network.layers if layer.shapes() or isinstance(layer, Activation)]
-    if not isinstance(layers[-1], Activation):
+    last = last_layer(network)
+    if not isinstance(last, Activation):
         return -math.inf, math.inf, None
-    y, _ = layers[-1].function(np.linspace(-1e3, 1e3, 20_001))
-    low, high = (float(v) if abs(v) < 100 else math.copysign(math.inf, v) for v in (y.min(), y.max()))
-    return low, high, type(layers[-1]).__name__
+    y, _ = last.forward({}, INPUTS)
+    low, high = (float(v) if abs(v) < REACH else math.copysign(math.inf, v) for v in (y.min(), y.max()))
+    return low, high, type(last).__name__
 
 
 def _parts(probe, x, y):

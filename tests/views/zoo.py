@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 import minivae as mv
+from minivae.errors import MiniVAEWarning
 from minivae.model.gaussian import free_bits_kl, hold
 
 
@@ -36,13 +37,11 @@ def dense(*widths):
 
 def model(d, latent=4, end=(), encoder_end=(), columns=None, **options):
     columns, n_classes = columns or d.columns, options.get("n_classes") or 0
-    with warnings.catch_warnings():  # of the mistakes that are wanted here
-        warnings.simplefilter("ignore", mv.MiniVAEWarning)
-        return mv.VAE(
-            [*dense(columns + n_classes, d.hidden, 2 * latent), *encoder_end],
-            [*dense(latent + n_classes, d.hidden, columns), *end],
-            **options,
-        )
+    encoder = [*dense(columns + n_classes, d.hidden, 2 * latent), *encoder_end]
+    decoder = [*dense(latent + n_classes, d.hidden, columns), *end]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MiniVAEWarning)  # some are broken on purpose
+        return mv.VAE(encoder, decoder, **options)
 
 
 def trained(d, vae, x=None, **options):
