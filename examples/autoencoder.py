@@ -133,11 +133,10 @@ def compare(arguments, dataset):
         if not arguments.no_plots:
             from minivae.views import plots
 
-            latent_space = plots.latent_space(model, x_test, dataset.y_test, dataset.class_names)
-            samples = plots.samples(model, n=64, seed=arguments.seed)
-            if name == "autoencoder":  # which has no posterior
-                latent_space.axes[0].set_title(f"Codes of {len(x_test):,} test images")
-            save_figures(arguments, **{f"{name}_latent_space": latent_space, f"{name}_samples": samples})
+            save_figures(arguments, **{
+                f"{name}_latent_space": plots.latent_space(model, x_test, dataset.y_test, dataset.class_names),
+                f"{name}_samples": plots.samples(model, n=64, seed=arguments.seed),
+            })
 
 
 def detect(arguments, dataset):

@@ -17,6 +17,7 @@ Source: Kingma & Welling 2014, section 3 and appendices B, C.
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from minivae import data
@@ -100,17 +101,20 @@ def train(p, x, rng, epochs=EPOCHS):
 
 
 def picture(p, x, y, n=20):
-    """Where the images lie in the latent plane, by class, and what is decoded there."""
-    left, right = Figure(figsize=(13, 6), layout="constrained").subplots(1, 2)
+    """Where the images lie in the latent plane, each written as its digit, and what is decoded there."""
+    left, right = Figure(figsize=(13, 6.6), layout="constrained").subplots(1, 2)
     _, mu, _ = encode(p, x)
-    dots = left.scatter(*mu.T, c=y, s=6, cmap="tab10", vmin=-0.5, vmax=9.5)
-    left.figure.colorbar(dots, ax=left, ticks=range(10), label="digit")
-    z = np.linspace(-2, 2, 2 * n + 1)[1::2]  # the middles of n cells
+    for at, digit in zip(mu, y, strict=True):
+        left.text(*at, digit, color=colormaps["tab10"](digit), fontsize=8, ha="center", va="center")
+    reach = np.abs(mu).max() + 0.1
+    z = reach * (2 * np.arange(n) + 1 - n) / n  # the middles of n cells
     grid = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
     images = sigmoid(decode(p, grid)[1]).reshape(n, n, 28, 28)
-    right.imshow(images.swapaxes(1, 2).reshape(28 * n, 28 * n), cmap="gray", extent=(-2, 2, -2, 2))
-    left.set(title="Means of q(z given x)", xlabel="z1", ylabel="z2", aspect="equal")
-    right.set(title="What the decoder draws at z", xlabel="z1", ylabel="z2")
+    right.imshow(images.swapaxes(1, 2).reshape(28 * n, 28 * n), cmap="gray", extent=(-reach, reach) * 2)
+    left.set(title="Means of q(z given x)", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    right.set(title="What the decoder draws at z")
+    for ax in (left, right):
+        ax.set(xlabel="z1", ylabel="z2")
     return left.figure
 
 
@@ -120,5 +124,5 @@ if __name__ == "__main__":
     p = initial(rng, 784)
     train(p, x_train, rng)
     Path("runs").mkdir(exist_ok=True)
-    picture(p, x_test, digits.y_test).savefig("runs/by_hand.png", dpi=120)
+    picture(p, x_test, digits.y_test).savefig("runs/by_hand.png", dpi=120, bbox_inches="tight")
     print("picture in runs/by_hand.png")

@@ -62,7 +62,7 @@ def draw(arguments, vae, history, dataset):
         "samples": plots.samples(vae, n=100, seed=arguments.seed),
     }
     if vae.latent_dim == 2:
-        figures["manifold"] = plots.manifold(vae, n=15)
+        figures["manifold"] = plots.manifold(vae, limits=figures["latent_space"].axes[0].get_xlim())
     save_figures(arguments, **figures)
 
 

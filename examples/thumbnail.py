@@ -1,4 +1,4 @@
-"""Make a small copy of a figure, for the pages that show results: at most 60 KB.
+"""Make a small copy of a figure, for the pages that show results: at most 150 KB.
 
     python examples/thumbnail.py runs/mnist/manifold.png examples/figures/keras-mnist-manifold.png
 """
@@ -7,19 +7,23 @@ import argparse
 import io
 
 from common import at_least_1, command
-from PIL import Image
+from PIL import Image, ImageChops
 
 from minivae.files import atomic_write
 
-MOST_BYTES = 60_000
+MOST_BYTES = 150_000
 
 
 def shrink(picture, width):
-    """The bytes of a PNG of this width, or of as much less as keeps it small, with a palette of 64 colours."""
+    """The bytes of a PNG of this width, or of as much less as keeps it small; grey, or with a palette of 256."""
     while True:
         height = round(picture.height * width / picture.width)
         small = picture.resize((width, height), Image.LANCZOS)
-        small = small.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)  # keeps a plot's few colours
+        grey = small.convert("L")
+        if ImageChops.difference(small, grey.convert("RGB")).getbbox() is None:
+            small = grey
+        else:  # the palette reaches every corner that colours come from, so that those of a few points survive
+            small = small.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
         content = io.BytesIO()
         small.save(content, "PNG", optimize=True)
         if content.tell() <= MOST_BYTES:

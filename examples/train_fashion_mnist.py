@@ -40,7 +40,7 @@ def draw(arguments, vae, history, dataset):
         "architecture": plots.architecture(vae),
     }
     if vae.latent_dim == 2:
-        figures["manifold"] = plots.manifold(vae, n=20, grid="linear", limits=(-2, 2))
+        figures["manifold"] = plots.manifold(vae, n=20, limits=(-2, 2))
     save_figures(arguments, **figures)
 
 

@@ -94,18 +94,16 @@ def draw(arguments, vae, history, dataset):
 
 def draw_beside_digits(arguments, vae):
     """The latent plane of the letters beside that of a model of digits, trained here."""
-    from matplotlib.figure import Figure
-
     from minivae.views import plots
 
     print("digits, for comparison:")
     digits = data.load("sample", limit=arguments.limit)
     other = build(arguments, vae.backend, digits.x_train[0].size)
     fit(arguments, other, digits.x_train)
-    figure = Figure(figsize=(14, 7.3), layout="constrained")
+    figure = plots.Figure(figsize=(14, 7.3), layout="constrained")
     for ax, model, name in zip(figure.subplots(1, 2), (vae, other), ("Letters", "Digits"), strict=True):
-        plots.manifold(model, n=15, ax=ax)
-        ax.set_title(f"{name}: decoded latent plane at quantiles of the prior")
+        plots.manifold(model, ax=ax)
+        ax.set_title(f"{name}: decoded latent plane")
     return figure
 
 

@@ -52,9 +52,9 @@ def draw(arguments, vae, history, dataset):
         "architecture": plots.architecture(vae),
     }
     if vae.latent_dim == 2 and arguments.recipe == "spanish":
-        figures["manifold"] = plots.manifold(vae, n=30, grid="linear", limits=(-3, 3))
-    elif vae.latent_dim == 2:
-        figures["manifold"] = plots.manifold(vae, n=15)
+        figures["manifold"] = plots.manifold(vae, n=30, limits=(-3, 3))
+    elif vae.latent_dim == 2:  # on the axes of the other, to look from one to the other
+        figures["manifold"] = plots.manifold(vae, limits=figures["latent_space"].axes[0].get_xlim())
     save_figures(arguments, **figures)
 
 

@@ -5,13 +5,16 @@ draw into that matplotlib Axes instead of a new Figure. x holds examples as ever
 pixels or numbers. `image_shape` is (height, width) or (height, width, 3); without it, images are square and grey.
 """
 
+import io
 import math
 from dataclasses import replace
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure as PlainFigure
+from matplotlib.patches import Circle, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
 from ..errors import MiniVAEError
@@ -19,8 +22,23 @@ from ..model.posteriors import DiagonalGaussian
 from ..randomness import generator
 from .summary import Row, rows, shape_text
 
-MARKERS = "os^vDP<X>*hpd8H"
 GAP = 2  # white pixels between images
+# Ten colours that differ in lightness too, so that people with any common colour deficiency tell them apart.
+COLOURS = "#2450f0 #ffb080 #0a9b1e #f0649a #50d8ff #701c4c #b06cff #204e12 #b0dc30 #56109a".split()
+TRAINING, VALIDATION, INACTIVE = "#777777", "#2450f0", "#bbbbbb"
+MOST_LABELLED = 30  # classes
+
+
+class Figure(PlainFigure):
+    """A matplotlib Figure that a notebook shows without pyplot, and that is saved without a blank band around it."""
+
+    def savefig(self, fname, **options):
+        super().savefig(fname, **({"bbox_inches": "tight"} | options))
+
+    def _repr_png_(self):
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
 
 
 def loss_curves(history, validation="validation"):
@@ -28,20 +46,56 @@ def loss_curves(history, validation="validation"):
 
     history    : what `fit` returned
     validation : what to call the validation data in the legend, for example "test"
+
+    A training loss is a mean over an epoch's steps, each before its own update, so it is drawn at the epoch's middle;
+    a validation loss belongs to its end. The first twentieth of the epochs, which would flatten all others, may lie
+    outside the axes. A star marks the epoch `history.best_epoch`, or else the one with the least validation loss.
     """
     if not history:
         raise MiniVAEError("loss_curves: the history has no epoch yet")
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     titles = {"loss": "Loss", "reconstruction": "Reconstruction: -E log p(x | z)", "kl": "KL(q(z | x) || p(z))"}
+    epochs = np.array(history["epoch"])
+    marker = "o" if len(epochs) <= 20 else ""
     for ax, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for prefix, label, style in (("train", "training", "--"), ("val", validation, "-")):
-            if f"{prefix}_{name}" in history[0]:
-                ax.plot(history["epoch"], history[f"{prefix}_{name}"], style, label=label)
+        curves = {"training": history[f"train_{name}"]}
+        ax.plot(epochs - 0.5, curves["training"], color=TRAINING, marker=marker, markersize=3)
+        if "val_loss" in history[0]:
+            curves[validation] = history[f"val_{name}"]
+            ax.plot(epochs, curves[validation], color=VALIDATION, marker=marker, markersize=3)
+            _mark_best(ax, history, curves[validation])
+        _zoom(ax, curves)
         ax.set(title=title, xlabel="epoch", ylabel="nats per example")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
-        ax.legend()
+    labels = ["training, mean over the epoch's steps", f"{validation}, after the epoch"]
+    lines = figure.axes[0].lines
+    labels = labels[: len(lines)] + [line.get_label() for line in lines[2:]]
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _mark_best(ax, history, values):
+    kept = history.best_epoch
+    best = int(np.argmin(history["val_loss"])) if kept is None else history["epoch"].index(kept)
+    label = f"{'least loss, in' if kept is None else 'weights kept, of'} epoch {history[best]['epoch']}"
+    ax.plot(history[best]["epoch"], values[best], "*", color="black", markersize=11, zorder=3, label=label)
+
+
+def _zoom(ax, curves):
+    """Limit an axis to the values behind the first twentieth of the epochs, and say where it began instead."""
+    skipped = math.ceil(len(next(iter(curves.values()))) / 20)
+    later = np.concatenate([values[skipped:] for values in curves.values()])
+    if not later.size or later.min() == later.max():
+        return
+    margin = 0.08 * (later.max() - later.min())
+    low, high = later.min() - margin, later.max() + margin
+    if not all(low <= values[0] <= high for values in curves.values()):
+        ax.set_ylim(low, high)
+        # On the right there is room on the side where the curves do not end.
+        height, align = (0.96, "top") if later[-1] < (low + high) / 2 else (0.04, "bottom")
+        text = "epoch 1: " + ", ".join(f"{values[0]:.4g} {name}" for name, values in curves.items())
+        ax.text(0.97, height, text, ha="right", va=align, fontsize=9, transform=ax.transAxes)
 
 
 # -------------------------------------------------------------------------------------------------- images
@@ -64,7 +118,7 @@ def reconstructions(vae, x, n=10, columns=10, names=None, image_shape=None, ax=N
         row, column = divmod(i, columns)
         corner = column * (shape[1] + GAP), 2 * row * (shape[0] + GAP)
         ax.text(*corner, name, color="orange", fontsize=10, fontweight="bold", va="top")
-    ax.set_title("Inputs and their reconstructions from the posterior mean")
+    ax.set_title("Inputs, each above its reconstruction from the posterior mean")
     return ax.figure
 
 
@@ -122,52 +176,56 @@ def interpolation(vae, x_from, x_to, n=10, image_shape=None, ax=None):
     return ax.figure
 
 
-def manifold(vae, n=15, limits=(0.05, 0.95), grid="quantile", image_shape=None, ax=None):
+def manifold(vae, n=20, limits=None, grid="linear", image_shape=None, ax=None):
     """What the decoder makes of an n x n grid of z: z1 grows to the right and z2 upwards, as in `latent_space`.
 
-    grid : "quantile" takes `limits` as probabilities, so that each cell is equally likely under the prior, and
-           "linear" as values of z, for example (-3, 3)
+    grid   : "linear", in equal steps as the axes of `latent_space`, or "quantile", where each cell is equally likely
+             under the prior
+    limits : of z, (-3, 3) by default; of a quantile grid the probabilities of the first and last cell, (0.05, 0.95)
     """
     if vae.latent_dim != 2:
         raise MiniVAEError(
             f"manifold needs 2 latent dimensions, this model has {vae.latent_dim}: see samples or interpolation"
         )
     shape = _image_shape(vae, image_shape)
-    values, centres = _grid_values(n, limits, grid)
+    values, centres, ends, spacing = _grid_values(n, limits, grid)
     z1, z2 = np.meshgrid(values, values[::-1])  # the first row of a picture is its top, where z2 is largest
     images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1))
     picture = _mosaic(images.reshape(n, n, -1), shape, gap=0)
-    half = (centres[1] - centres[0]) / 2
-    ends = centres[0] - half, centres[-1] + half
-    ax = _axes(ax, 8, 8 * shape[0] / shape[1])
+    ax = _axes(ax, 7, 7 * shape[0] / shape[1])
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(*ends, *ends), aspect=shape[0] / shape[1])
     if grid == "quantile":
         shown = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
         ticks = centres[shown], [f"{value + 0:.2f}" for value in values[shown].round(2)]  # + 0: no "-0.00"
         ax.set_xticks(*ticks)
         ax.set_yticks(*ticks)
-    spacing = f"quantiles {limits[0]:g} to {limits[1]:g} of the prior" if grid == "quantile" else "equal steps"
-    ax.set(title=f"Decoded latent plane, {n} x {n}, {spacing}", xlabel="z1", ylabel="z2")
+    ax.set(title=f"Decoded latent plane, {n} x {n}{spacing}", xlabel="z1", ylabel="z2")
     return ax.figure
 
 
 def _grid_values(n, limits, grid):
-    """The n values of each coordinate, and where their cells are centred in the drawing."""
+    """The n values of each coordinate, where their cells are centred and end in the drawing, and words for the title.
+
+    A linear grid fills its limits with n cells; a quantile grid's cells are numbered.
+    """
     if n < 2:
         raise MiniVAEError(f"manifold: n should be at least 2, got {n!r}")
-    low, high = limits
     if grid == "quantile":
+        low, high = limits or (0.05, 0.95)
         if not 0 < low < high < 1:
             raise MiniVAEError(
                 f"manifold: a quantile grid needs limits within (0, 1), low before high, got {limits!r}: "
                 'for values of z use grid="linear"'
             )
-        return ndtri(np.linspace(low, high, n)), np.arange(n)
+        spacing = f", at quantiles {low:g} to {high:g} of the prior"
+        return ndtri(np.linspace(low, high, n)), np.arange(n), (-0.5, n - 0.5), spacing
     if grid == "linear":
+        low, high = limits or (-3, 3)
         if not low < high:
             raise MiniVAEError(f"manifold: limits should be low before high, got {limits!r}")
-        return (np.linspace(low, high, n),) * 2
-    raise MiniVAEError(f'manifold: grid should be "quantile" or "linear", got {grid!r}')
+        centres = low + (high - low) * (np.arange(n) + 0.5) / n
+        return centres, centres, (low, high), ""
+    raise MiniVAEError(f'manifold: grid should be "linear" or "quantile", got {grid!r}')
 
 
 def _image_shape(vae, image_shape):
@@ -224,30 +282,81 @@ def _axes(ax, width, height):
 # -------------------------------------------------------------------------------------------- latent space
 
 
+def latent_plane(vae, x, y=None, class_names=None, n=20, image_shape=None):
+    """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there."""
+    figure = Figure(figsize=(14, 7.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    latent_space(vae, x, y, class_names, ax=left)
+    manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right)
+    right.set(title="What the decoder draws there", ylabel="")
+    return figure
+
+
 def latent_space(vae, x, y=None, class_names=None, ax=None):
-    """The posterior means of x as points, coloured by class.
+    """Where examples lie in the latent space: their posterior means as points, coloured by class.
 
     y           : (N,) integers, the classes
-    class_names : a name for each class; without it, or where all are numbers, a colour bar tells them apart,
-                  otherwise a legend with a marker for each class
+    class_names : a name for each class, written where most of it lies; its number by default
 
-    With one latent dimension the posterior's standard deviation is the vertical axis. More than two are
-    projected on their first two principal components.
+    Circles are one, two and three standard deviations of the prior. With one latent dimension the posterior's standard
+    deviation is the vertical axis, and there are none. More than two are projected on the first two principal
+    components of the means, where 0 stays 0.
     """
     points, labels = _plane(*vae.encode(x))
-    ax = _axes(ax, 8, 6.5)
-    look = {"s": 9, "alpha": 0.7, "linewidths": 0}
+    ax = _axes(ax, 7, 7)
+    order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
+    look = {"s": min(30, max(5, 4e4 / len(order))), "linewidths": 0}
     if y is None:
-        ax.scatter(*points, **look)
+        ax.scatter(*points, color=COLOURS[0], alpha=0.6, **look)
     else:
-        y = _check_classes(y, points.shape[1], class_names)
-        if class_names is None or all(name.isdecimal() for name in class_names):
-            _scatter_with_colour_bar(ax, points, y, class_names, look)
-        else:
-            _scatter_with_markers(ax, points, y, class_names, look)
-    ax.set(title=f"Posterior means of {points.shape[1]:,} examples", xlabel=labels[0], ylabel=labels[1])
-    ax.set_aspect("equal", adjustable="datalim")
+        y = _check_classes(y, len(order), class_names)
+        names = [str(i) for i in range(y.max() + 1)] if class_names is None else class_names
+        colours = _class_colours(len(names))
+        dots = ax.scatter(
+            *points[:, order], c=y[order], cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) - 0.5, **look
+        )
+        if len(names) > MOST_LABELLED:
+            ax.figure.colorbar(dots, ax=ax, label="class")
+    if vae.latent_dim > 1:
+        _draw_prior(ax, 1.04 * np.abs(points).max())
+    if y is not None and len(names) <= MOST_LABELLED:
+        _label_classes(ax, points, y, names, colours)
+    ax.set(title=f"{len(order):,} examples in the latent space", xlabel=labels[0], ylabel=labels[1])
     return ax.figure
+
+
+def _draw_prior(ax, reach):
+    """The prior's circles of one, two and three standard deviations, in a square around 0 that holds them."""
+    reach = max(reach, 3.2)
+    for radius in (1, 2, 3):
+        ax.add_patch(Circle((0, 0), radius, fill=False, color="black", linewidth=0.8, alpha=0.55))
+    ax.plot([], [], color="black", linewidth=0.8, alpha=0.55, label="the prior's 1, 2, 3 standard deviations")
+    ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+
+
+def _label_classes(ax, points, y, names, colours):
+    """Write each class's name at the median of its points, in its colour; names that would overlap move apart."""
+    present = [i for i in range(len(names)) if (y == i).any()]
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    size = np.array([right - left, top - bottom])
+    # What a name takes up, as shares of an axes of some 500 points.
+    room = np.array([[0.022 * len(names[i]) + 0.025, 0.045] for i in present])
+    place = np.array([np.median(points[:, y == i], axis=1) for i in present]) / size
+    for _ in range(200):
+        apart = place[:, None] - place[None]
+        overlap = (room[:, None] + room[None]) / 2 - np.abs(apart)
+        clash = (overlap > 0).all(axis=-1) & ~np.eye(len(place), dtype=bool)
+        if not clash.any():
+            break
+        # Along the axis on which less is to be moved; half of it each.
+        axis = overlap.argmin(axis=-1)[..., None] == np.arange(2)
+        move = np.where(clash[..., None] & axis, np.where(apart < 0, -0.3, 0.3) * overlap, 0)
+        place = place + move.sum(axis=1)
+    for i, at in zip(present, place * size, strict=True):
+        ink = "black" if np.dot(to_rgb(colours[i]), (0.3, 0.59, 0.11)) > 0.5 else "white"
+        box = {"boxstyle": "round,pad=0.25", "facecolor": colours[i], "edgecolor": "white", "linewidth": 1.2}
+        ax.text(*at, names[i], color=ink, ha="center", va="center", fontsize=10, fontweight="bold", bbox=box)
 
 
 def _plane(mu, log_var):
@@ -256,7 +365,8 @@ def _plane(mu, log_var):
         return np.stack([mu[:, 0], np.exp(log_var[:, 0] / 2)]), ("z1", "standard deviation of q(z1 | x)")
     if mu.shape[1] == 2:
         return mu.T, ("z1", "z2")
-    centred = mu - mu.mean(axis=0, dtype=np.float64)
+    mu = mu.astype(np.float64)
+    centred = mu - mu.mean(axis=0)
     variances, directions = np.linalg.eigh(centred.T @ centred)
     directions = directions[:, :-3:-1]
     # A direction's sign is arbitrary: let its largest coefficient be positive.
@@ -264,7 +374,7 @@ def _plane(mu, log_var):
     shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
     labels = [f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
               for i, share in enumerate(shares, 1)]
-    return (centred @ directions).T, labels
+    return (mu @ directions).T, labels
 
 
 def _check_classes(y, n, class_names):
@@ -279,37 +389,16 @@ def _check_classes(y, n, class_names):
 
 def _class_colours(n):
     """n colours that are told apart as well as may be."""
-    from matplotlib import colormaps
-
-    return colormaps["tab10"].colors[:n] if n <= 10 else colormaps["turbo"](np.linspace(0.03, 0.97, n))
-
-
-def _scatter_with_colour_bar(ax, points, y, class_names, look):
-    n = len(class_names) if class_names else int(y.max()) + 1
-    norm = BoundaryNorm(np.arange(n + 1) - 0.5, n)
-    dots = ax.scatter(*points, c=y, cmap=ListedColormap(_class_colours(n)), norm=norm, **look)
-    bar = ax.figure.colorbar(dots, ax=ax, ticks=range(n), label="class")
-    bar.solids.set_alpha(1)
-    bar.ax.set_yticklabels(class_names or range(n))
-
-
-def _scatter_with_markers(ax, points, y, class_names, look):
-    for i, (name, colour) in enumerate(zip(class_names, _class_colours(len(class_names)), strict=True)):
-        # A letter is its own best marker.
-        is_letter = len(name) == 1 and name.isalpha()
-        marker, size = (f"${name}$", 36) if is_letter else (MARKERS[i % len(MARKERS)], 16)
-        ax.scatter(*points[:, y == i], color=colour, marker=marker, label=name, **(look | {"s": size}))
-    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=1.5, ncols=1 + len(class_names) // 15)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1)
+    return COLOURS[:n] if n <= len(COLOURS) else list(colormaps["turbo"](np.linspace(0.03, 0.97, n)))
 
 
 def kl_per_dimension(vae, x, ax=None):
-    """The mean KL of each latent dimension, largest first; one near 0 has collapsed onto the prior.
+    """The mean KL of each latent dimension, largest first; one whose mean does not vary has collapsed onto the prior.
 
         kl_d = mean over x of  1/2 (mu_d^2 + exp(log_var_d) - log_var_d - 1)
 
-    nats per example. Raises MiniVAEError where the posterior is no diagonal Gaussian.
+    nats per example. Grey are those that are no active units, see `VAE.active_units`. Raises MiniVAEError where the
+    posterior is no diagonal Gaussian.
     """
     if type(vae.posterior) is not DiagonalGaussian:
         raise MiniVAEError(
@@ -319,11 +408,13 @@ def kl_per_dimension(vae, x, ax=None):
     mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x))
     kl = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
     order = np.argsort(-kl, kind="stable")
-    ax = _axes(ax, 8, 4)
-    ax.bar(np.arange(len(kl)), kl[order])
-    if len(kl) <= 32:
-        ax.set_xticks(np.arange(len(kl)), [f"z{d + 1}" for d in order])
-    ax.set(title=f"KL of each latent dimension, {kl.sum():.2f} nats in all",
+    active = (mu.var(axis=0) > 0.01)[order]
+    n, room = len(kl), max(len(kl), 8)  # two bars need not fill the picture
+    ax = _axes(ax, min(12, 2 + 0.35 * room), 3.5)
+    ax.bar(np.arange(n), kl[order], width=0.7, color=np.where(active, COLOURS[0], INACTIVE))
+    ax.set_xlim((n - 1 - room) / 2, (n - 1 + room) / 2)
+    ax.set_xticks(np.arange(n) if n <= 32 else [], [f"z{d + 1}" for d in order] if n <= 32 else [])
+    ax.set(title=f"KL of each latent dimension: {kl.sum():.2f} nats, {active.sum()} of {n} active",
            xlabel="latent dimension, largest KL first", ylabel="nats per example")
     return ax.figure
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 import minivae as mv
 from minivae.views import plots
@@ -47,6 +49,23 @@ def grey_at(figure, ax, *point):
     return pixels[len(pixels) - 1 - row, column, :3].mean() / 255
 
 
+def directions(mu):
+    """The first two principal axes of mu, (D, 2)."""
+    return np.linalg.svd(mu - mu.mean(axis=0))[2][:2].T
+
+
+class Given:
+    """A model whose posterior means are given."""
+
+    posterior = mv.DiagonalGaussian()
+
+    def __init__(self, mu):
+        self.mu, self.latent_dim = mu, mu.shape[1]
+
+    def encode(self, x):
+        return self.mu, np.zeros_like(self.mu)
+
+
 class Plane:
     """A model whose images are as bright as one coordinate of z."""
 
@@ -65,7 +84,12 @@ def test_manifold_has_z1_to_the_right_and_z2_upwards(coordinate, grid, limits, e
     n = 5
     figure = plots.manifold(Plane(coordinate), n=n, grid=grid, limits=limits)
     ax = figure.axes[0]
-    low, high = (0, n - 1) if grid == "quantile" else limits
+    if grid == "quantile":
+        low, high = 0, n - 1
+    else:  # the middles of the outer cells
+        end *= 1 - 1 / n
+        low, high = -end, end
+        assert ax.get_xlim() == ax.get_ylim() == limits
     for position, value in ((low, -end), (high, end)):
         for other in (low, high):
             point = (position, other) if coordinate == 0 else (other, position)
@@ -77,23 +101,85 @@ def test_manifold_has_z1_to_the_right_and_z2_upwards(coordinate, grid, limits, e
 
 
 def test_latent_space_puts_the_posterior_means_on_the_same_axes(vae, x):
-    ax = plots.latent_space(vae, x, np.arange(30) % 10).axes[0]
+    ax = plots.latent_space(vae, x).axes[0]
     np.testing.assert_allclose(ax.collections[0].get_offsets(), vae.encode(x)[0], rtol=1e-6)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("z1", "z2")
     assert not ax.xaxis.get_inverted() and not ax.yaxis.get_inverted()
 
 
-def test_latent_space_gives_named_classes_a_marker_each_and_digits_a_colour_bar(vae, x):
+def test_latent_space_has_the_priors_circles(vae, x):
+    ax = plots.latent_space(vae, x).axes[0]
+    assert [(circle.center, circle.radius) for circle in ax.patches] == [((0, 0), 1), ((0, 0), 2), ((0, 0), 3)]
+    assert ax.get_xlim()[0] <= -3 and ax.get_ylim()[1] >= 3 and ax.get_aspect() == 1
+
+
+def test_latent_space_colours_each_example_by_its_class(vae, x):
     y = np.arange(30) % 3
     figure = plots.latent_space(vae, x, y, ("Shirt", "Bag", "Dress"))
-    (ax,) = figure.axes
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Shirt", "Bag", "Dress"]
-    assert len({path.vertices.tobytes() for points in ax.collections for path in points.get_paths()}) == 3
-    mu = vae.encode(x)[0]
-    for i, points in enumerate(ax.collections):
-        np.testing.assert_allclose(points.get_offsets(), mu[y == i], rtol=1e-6)
-    ax, bar = plots.latent_space(vae, x, y, ("0", "1", "7")).axes
-    assert [label.get_text() for label in bar.get_yticklabels()] == ["0", "1", "7"]
+    (dots,) = figure.axes[0].collections
+    FigureCanvasAgg(figure).draw()
+    shown = {tuple(point): colour for point, colour in zip(dots.get_offsets(), dots.get_facecolors(), strict=True)}
+    for point, label in zip(vae.encode(x)[0], y, strict=True):
+        np.testing.assert_allclose(shown[tuple(point)], to_rgba(plots.COLOURS[label]), atol=1e-6)
+
+
+def test_no_class_hides_those_before_it(vae, x):
+    y = np.repeat([0, 1], 15)
+    drawn = plots.latent_space(vae, x, y).axes[0].collections[0].get_array()
+    assert sorted(drawn) != list(drawn) and sorted(drawn) == list(y)
+
+
+def test_each_class_is_named_where_it_lies():
+    rng = np.random.default_rng(0)
+    centres = np.array([(-2, 1), (2, 2), (0, -2)])
+    y = rng.integers(0, 3, 300)
+    ax = plots.latent_space(Given(centres[y] + 0.1 * rng.standard_normal((300, 2))), y, y, ("a", "b", "c")).axes[0]
+    assert {text.get_text(): tuple(np.round(text.get_position())) for text in ax.texts} == {
+        name: tuple(centre) for name, centre in zip("abc", centres, strict=True)
+    }
+    for text, colour in zip(ax.texts, plots.COLOURS, strict=False):
+        assert text.get_bbox_patch().get_facecolor() == to_rgba(colour)
+
+
+def test_names_of_classes_in_one_place_do_not_overlap():
+    y = np.arange(100) % 10
+    z = np.random.default_rng(0).standard_normal((100, 2)) * (1, 0.01) + y[:, None] * 1e-3
+    figure = plots.latent_space(Given(z), y, y, [f"number {i}" for i in range(10)])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
+    assert len(boxes) == 10
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_many_classes_get_a_colour_bar(vae, x):
+    ax, bar = plots.latent_space(vae, x, np.arange(30) * 3).axes
+    assert not ax.texts and bar.get_ylabel() == "class"
+
+
+def test_latent_plane_shows_both_on_the_same_axes(vae, x):
+    left, right = plots.latent_plane(vae, x).axes
+    assert left.get_xlim() == right.get_xlim() == right.get_ylim() == left.get_ylim()
+
+
+def test_colours_are_told_apart_without_red_green_or_blue_cones():
+    """The least distance of two class colours in CIELAB; tab10 has 4.6, and 2.3 is just noticeable."""
+    # Machado, Oliveira & Fernandes 2009, table 1: protanopia, deuteranopia, tritanopia; of linear RGB.
+    sights = [
+        np.eye(3),
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ]
+    to_xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
+    rgb = np.array([to_rgb(colour) for colour in plots.COLOURS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    for sight in sights:
+        xyz = np.clip(linear @ np.transpose(sight), 0, 1) @ to_xyz.T / to_xyz.sum(axis=1)
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        lab = np.stack([116 * f[:, 1], 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+        distances = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(len(lab), 1)]
+        assert distances.min() > 20
 
 
 def test_latent_space_projects_on_principal_components(x):
@@ -101,7 +187,11 @@ def test_latent_space_projects_on_principal_components(x):
     ax = plots.latent_space(vae, x).axes[0]
     mu = vae.encode(x)[0].astype(np.float64)
     variances = np.linalg.svd(mu - mu.mean(axis=0), compute_uv=False) ** 2
-    np.testing.assert_allclose((ax.collections[0].get_offsets() ** 2).sum(axis=0), variances[:2], rtol=1e-4)
+    points = ax.collections[0].get_offsets()
+    np.testing.assert_allclose(points.var(axis=0) * len(x), variances[:2], rtol=1e-4)
+    # 0 stays 0, where the prior's circles are: these are lengths of projections of mu itself.
+    assert (np.linalg.norm(points, axis=1) <= np.linalg.norm(mu, axis=1) + 1e-6).all()
+    assert np.linalg.norm(points.mean(axis=0)) == pytest.approx(np.linalg.norm(mu.mean(axis=0) @ directions(mu)))
     assert f"({variances[0] / variances.sum():.0%} of the variance)" in ax.get_xlabel()
     assert "principal component 2 of the 6" in ax.get_ylabel()
 
@@ -116,11 +206,49 @@ def test_latent_space_of_one_dimension(x):
 def test_loss_curves_show_all_parts_of_both(history):
     figure = plots.loss_curves(history, validation="test")
     for ax, name in zip(figure.axes, ("loss", "reconstruction", "kl"), strict=True):
-        for line, column in zip(ax.lines, (f"train_{name}", f"val_{name}"), strict=True):
-            assert line.get_xdata().tolist() == [1, 2]
-            assert line.get_ydata().tolist() == history[column]
+        training, test = ax.lines[:2]
+        assert training.get_ydata().tolist() == history[f"train_{name}"]
+        assert test.get_ydata().tolist() == history[f"val_{name}"]
+        # A training loss is a mean over the epoch, so it stands at its middle.
+        assert training.get_xdata().tolist() == [0.5, 1.5] and test.get_xdata().tolist() == [1, 2]
         assert ax.get_ylabel() == "nats per example" and ax.get_title()
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "test"]
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert "mean over the epoch" in labels[0] and labels[1] == "test, after the epoch"
+
+
+def losses(train, val=None):
+    """A History of these losses, without KL."""
+    columns = {"train": train} | ({"val": val} if val is not None else {})
+    return mv.History(
+        {"epoch": i + 1, "seconds": 0.0}
+        | {f"{part}_{name}": values[i] for part, values in columns.items() for name in ("loss", "reconstruction")}
+        | {f"{part}_kl": 0.0 for part in columns}
+        for i in range(len(train))
+    )
+
+
+def test_the_first_epoch_does_not_flatten_the_others():
+    train, val = [500.0, *np.linspace(20, 10, 19)], [100.0, *np.linspace(20, 12, 19)]
+    ax = plots.loss_curves(losses(train, val)).axes[0]
+    low, high = ax.get_ylim()
+    assert 8 < low < 10 and 20 < high < 22
+    assert [text.get_text() for text in ax.texts] == ["epoch 1: 500 training, 100 validation"]
+    assert not plots.loss_curves(losses([11.0, 12, 10, 11])).axes[0].texts  # nothing is left out here
+
+
+def test_a_star_marks_the_best_epoch():
+    history = losses([9.0, 8, 7, 6], [9.0, 7, 8, 8.5])
+
+    def star(history):
+        figure = plots.loss_curves(history)
+        (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "*")
+        return line.get_xdata()[0], line.get_ydata()[0], figure.legends[0].get_texts()[2].get_text()
+
+    assert star(history) == (2, 7, "least loss, in epoch 2")
+    history.best_epoch = 3
+    assert star(history) == (3, 8, "weights kept, of epoch 3")
+    assert len(plots.loss_curves(losses([9.0, 8])).axes[0].lines) == 1
 
 
 def image(ax, row, column):
@@ -169,9 +297,20 @@ def test_kl_per_dimension_adds_up_to_the_kl(x):
     vae = model(latent_dim=4)
     ax = plots.kl_per_dimension(vae, x).axes[0]
     heights = [bar.get_height() for bar in ax.patches]
+    colours = {to_hex(bar.get_facecolor()) for bar in ax.patches}
     assert sum(heights) == pytest.approx(vae.evaluate(x).kl, rel=1e-5)
     assert heights == sorted(heights, reverse=True)
-    assert f"{sum(heights):.2f} nats" in ax.get_title()
+    active = vae.active_units(x).sum()
+    assert f"{sum(heights):.2f} nats, {active} of 4 active" in ax.get_title()
+    assert (plots.INACTIVE in colours) == (active < 4)
+
+
+def test_two_bars_do_not_fill_the_picture_and_collapsed_ones_are_grey():
+    mu = np.random.default_rng(0).standard_normal((50, 2)) * (0, 2)
+    ax = plots.kl_per_dimension(Given(mu), mu).axes[0]
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == [plots.COLOURS[0], plots.INACTIVE]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["z2", "z1"]
+    assert sum(bar.get_width() for bar in ax.patches) < 0.2 * np.ptp(ax.get_xlim())
 
 
 def test_architecture_names_layers_shapes_and_counts(vae):
@@ -203,6 +342,20 @@ def test_figures_draw_into_given_axes_and_have_titles(vae, x):
         ax.clear()
 
 
+def test_figures_are_saved_without_a_blank_band(vae, x, tmp_path):
+    """In the picture's outermost rows and columns, but for a narrow margin, something is drawn."""
+    for figure in (plots.samples(vae, n=9), plots.reconstructions(vae, x), plots.draws(vae, x[:2])):
+        figure.savefig(tmp_path / "figure.png", dpi=50)
+        picture = imread(tmp_path / "figure.png")[..., :3].min(axis=2)
+        for axis in (0, 1):
+            (drawn,) = np.nonzero(picture.min(axis=axis) < 0.9)
+            assert drawn[0] < 10 and drawn[-1] > picture.shape[1 - axis] - 10
+
+
+def test_a_figure_is_a_picture_to_a_notebook(vae):
+    assert plots.samples(vae, n=4)._repr_png_().startswith(b"\x89PNG")
+
+
 def test_colour_and_oblong_images():
     x = np.random.default_rng(0).random((12, 2 * 3 * 3))
     vae = model(n_pixels=18)
@@ -232,8 +385,8 @@ def test_needs_no_display_and_leaves_pyplot_alone(tmp_path):
         (lambda vae, x: plots.samples(model(n_pixels=15)), "image_shape"),
         (lambda vae, x: plots.samples(vae, image_shape=(5, 5)), "16 values are no image of shape"),
         (lambda vae, x: plots.manifold(model(latent_dim=3)), "2 latent dimensions, this model has 3"),
-        (lambda vae, x: plots.manifold(vae, grid="square"), '"quantile" or "linear"'),
-        (lambda vae, x: plots.manifold(vae, limits=(-3, 3)), 'grid="linear"'),
+        (lambda vae, x: plots.manifold(vae, grid="square"), '"linear" or "quantile"'),
+        (lambda vae, x: plots.manifold(vae, limits=(-3, 3), grid="quantile"), 'grid="linear"'),
         (lambda vae, x: plots.manifold(vae, n=1), "at least 2"),
         (lambda vae, x: plots.latent_space(vae, x, np.arange(29)), "30 integers"),
         (lambda vae, x: plots.latent_space(vae, x, np.arange(30), ("a", "b")), "2 class names"),
