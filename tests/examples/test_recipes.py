@@ -172,9 +172,27 @@ def test_thumbnails_are_small(tmp_path):
 
     imsave(tmp_path / "noise.png", np.random.default_rng(0).random((600, 800, 3)))
     run("thumbnail.py", tmp_path / "noise.png", tmp_path / "small.png")
-    assert (tmp_path / "small.png").stat().st_size <= 60_000
+    assert (tmp_path / "small.png").stat().st_size <= 150_000
     height, width = imread(tmp_path / "small.png").shape[:2]
     assert width / height == pytest.approx(4 / 3, rel=0.02)
+
+
+def test_thumbnails_keep_the_colours_of_single_points_beside_a_grey_picture(tmp_path):
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread, imsave
+
+    from minivae.views.plots import COLOURS
+
+    colours = np.array([to_rgb(colour) for colour in COLOURS])[:, None]
+    picture, rng = np.ones((300, 300, 3)), np.random.default_rng(0)
+    picture[:150] = rng.random((150, 300, 1))
+    at = rng.permutation(150 * 300)[:3000].reshape(10, 300) + 150 * 300
+    faded = 1 - np.linspace(1, 0.2, 300)[:, None] * (1 - colours)  # as at the rim of a point
+    picture.reshape(-1, 3)[at] = faded
+    imsave(tmp_path / "figure.png", picture)
+    run("thumbnail.py", tmp_path / "figure.png", tmp_path / "small.png", "--width", 300)
+    small = imread(tmp_path / "small.png")[..., :3]
+    np.testing.assert_allclose(small.reshape(-1, 3)[at], faded, atol=0.05)
 
 
 def test_figures_of_the_results_page_are_small_and_exist():
@@ -182,4 +200,4 @@ def test_figures_of_the_results_page_are_small_and_exist():
     named = {Path(path).name for path in re.findall(r"\]\((figures/[^)]+)\)", page)}
     files = {path.name: path.stat().st_size for path in (ROOT / "examples" / "figures").iterdir()}
     assert named and named <= files.keys()
-    assert max(files.values()) <= 60_000
+    assert max(files.values()) <= 150_000
