@@ -19,6 +19,7 @@ from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
 from ..model.vae import to_unit, unwarned
+from ..randomness import DIAGNOSIS, generator
 from .probe import Probe
 from .references import WITHOUT_Z, ladder
 
@@ -425,7 +426,8 @@ def _decoder(vae, report, x, y, z):
 
 def _samples(probe, report, z):
     """Do draws from the prior look like the codes of data?"""
-    vae, share = probe.vae, _told_apart(z, probe.noise(len(z), 1))
+    order = generator(probe.seed, DIAGNOSIS, 2).permutation(len(z))  # data may come sorted
+    vae, share = probe.vae, _told_apart(z[order], probe.noise(len(z), 1))
     chance = 0.5 / math.sqrt(len(z) // 2 * 2)
     report.note("codes, prior", f"told apart in {share:.0%} of cases, where 50% +- {chance:.1%} is chance",
                 told_apart=share)  # fmt: skip

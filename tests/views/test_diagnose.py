@@ -145,6 +145,14 @@ def test_units_of_images_are_channels_and_nested_layers_are_looked_into(digits):
     assert dense == "encoder.4.1" and len(units) == 12 and units.any()
 
 
+def test_the_order_of_the_data_does_not_matter(digits):
+    """Sorted by their first code, half of the data would lie on one side of the other."""
+    vae, x, _ = zoo.plain(digits)
+    by_first_code = x[np.argsort(vae.encode(x)[0][:, 0])]
+    shares = [mv.diagnose(vae, each).facts["told_apart"] for each in (x, by_first_code)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.04)
+
+
 def test_bad_input_says_what_is_wanted(digits):
     vae, x, _ = zoo.untrained(digits)
     with pytest.raises(mv.MiniVAEError, match="at least 50 rows, got 49"):
