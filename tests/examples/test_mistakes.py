@@ -6,6 +6,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,15 @@ def test_the_gradient_check_sees_what_it_is_said_to_see(mistake):
     assert mistake.passes_gradcheck()
     with mistake.put_in():
         assert mistake.passes_gradcheck() is not mistake.gradcheck_sees
+
+
+def test_the_gradient_does_not_grow_with_the_batch():
+    vae, x = museum.small_model("Bernoulli"), np.random.default_rng(0).random((4, 6))
+    gradients = []
+    for times in (1, 3):
+        vae.loss_and_gradients(np.tile(x, (times, 1)), np.zeros((4 * times, 2)))
+        gradients.append(vae.gradients.flat.copy())
+    np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-12)
 
 
 def test_the_page_is_that_of_the_list():
