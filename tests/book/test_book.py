@@ -1,4 +1,4 @@
-"""The pages in docs/book: each displayed equation is checked as the page states it, each quoted line is in the source."""
+"""The pages in docs/book: each displayed equation checked as the page states it, each quoted line in the source."""
 
 import re
 from pathlib import Path
