@@ -317,7 +317,7 @@ def page():
         lines += [
             "", f"## {mistake.name}", "", f"In `{mistake.where}`:", "", "```diff", *removed, *added, "```", "",
             f"- It amounts to: `{mistake.equation}`", f"- What follows: {mistake.effect}",
-            f"- Measured: {measured(numbers[mistake.name]) if mistake.name in numbers else "not yet"}",
+            f"- Measured: {measured(numbers[mistake.name]) if mistake.name in numbers else 'not yet'}",
             f"- Seen in: {mistake.seen_in}", f"- Caught by: `{mistake.caught_by}`",
             f"- The gradient check {'sees' if mistake.gradcheck_sees else 'misses'} it.",
         ]  # fmt: skip
