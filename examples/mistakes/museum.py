@@ -102,7 +102,8 @@ MISTAKES = [
         "One noise for the whole batch", "two from-scratch libraries", "model.vae:VAE._draw",
         (("(rows, samples, self.latent_dim)", "(1, samples, self.latent_dim)"),
          ("eps.transpose(1, 0, 2)", "eps.repeat(rows, 0).transpose(1, 0, 2)")),
-        "z_b = mu_b + sigma_b eps", "The noise no longer averages out over the batch. Here evaluation only: fit draws its own.",
+        "z_b = mu_b + sigma_b eps",
+        "The noise no longer averages out over the batch. Here evaluation only: fit draws its own.",
         TRUTHS + "test_each_sample_and_example_has_its_own_noise", False,
     ),
     Mistake(
@@ -305,10 +306,10 @@ def page():
         f"{len(MISTAKES)} mistakes, each put into minivae by a test and caught by the test that is named. A gradient "
         f"check of the whole model sees {len(MISTAKES) - blind} of them and misses {blind}: it says that the backward "
         "pass belongs to the forward pass, and nothing of whether the forward pass is right.", "",
-        "Measured: the test digits of the bundled sample, by the right code, after 10 epochs of training with the mistake on "
-        "1,000 digits (784-64-2-64-784). With a Gaussian likelihood, importance weighting (5 samples) or a flow the numbers belong "
-        f"to that model and compare with no other. Without a mistake: {measured(numbers['None'])}. What is said to "
-        "follow is read from the equation, not measured.", "",
+        "Measured: the test digits of the bundled sample, by the right code, after 10 epochs of training with the "
+        "mistake on 1,000 digits (784-64-2-64-784). With a Gaussian likelihood, importance weighting (5 samples) or a "
+        "flow the numbers belong to that model and compare with no other. Without a mistake: "
+        f"{measured(numbers['None'])}. What is said to follow is read from the equation, not measured.", "",
         "Written by `python examples/mistakes/museum.py --page`.",
     ]  # fmt: skip
     for mistake in MISTAKES:
