@@ -23,6 +23,7 @@ import inspect
 import mmap
 import os
 import pickle
+import re
 import resource
 import signal
 import sys
@@ -43,18 +44,23 @@ MATHEMATICS = (
     *("model.binarization", "model.labels", "model.vae", "engine.convolution"),
     *("training.step", "training.state", "training.stopping"),
 )
-ENGINES = tuple(
-    f"engine.{name}" for name in "plan calls tracing interpreter llvm loops threads kernels cuda cublas backend".split()
-)
 
-# The tests of the default suite that have to do with these modules. Those of the mathematics run on NumPy. What a test
-# runs in a process of its own is not broken there.
+# The tests of the default suite that have to do with these modules, and which of them. Those of the mathematics run on
+# NumPy. What a test runs in a process of its own is not broken there.
 SUITES = {
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
-    ENGINES: (
-        [f"engines/test_{name}.py" for name in "tracing plan loops kernels equal random_steps".split()]
-        + [f"engines/test_{name}.py" for name in "fakegpu graph backends threads races".split()],
-        "not interrupts and not is_said_where_it_is_missing and not no_random_model and not recipes",
+    ("engine.plan", "engine.calls", "engine.interpreter", "engine.tracing"): (
+        ["engines/test_plan.py", "engines/test_tracing.py", "engines/test_random_steps.py"],
+        "not (random_steps and (numba or fake))",
+    ),
+    ("engine.llvm", "engine.loops"): (
+        ["engines/test_loops.py", "engines/test_plan.py", "engines/test_races.py"],
+        "(test_loops or numba or no_model or no_difference) and not is_said_where and not conv-",
+    ),
+    ("engine.threads",): (["engines/test_threads.py"], "not interrupts"),
+    ("engine.kernels", "engine.cuda", "engine.cublas", "engine.backend"): (
+        [f"engines/test_{name}.py" for name in ("kernels", "plan", "graph", "backends")],
+        "not recipes and not test_plan or fake",
     ),
 }
 OPTIONS = [
@@ -219,7 +225,11 @@ def places(node, engine, owner="", statement=None):
     owner     : the qualified name of the outermost function around the node, "" outside functions
     statement : the innermost statement around it
     """
-    if is_message(node) or (not engine and (is_check(node) or isinstance(node, ast.JoinedStr))):
+    if (
+        is_message(node)
+        or getattr(node, "arg", "") == "strict"
+        or (not engine and (is_check(node) or isinstance(node, ast.JoinedStr)))
+    ):
         return
     if isinstance(node, ast.Assign) and names_in(node.targets[0]) & TUNING:
         return
@@ -228,7 +238,7 @@ def places(node, engine, owner="", statement=None):
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and "()" not in owner:
         owner = f"{owner}{node.name}{'()' if isinstance(node, ast.FunctionDef) else '.'}"
     for field, value in ast.iter_fields(node):
-        if field in ("decorator_list", "annotation", "returns"):
+        if field in ("decorator_list", "annotation", "returns", "defaults", "kw_defaults"):
             continue
         for index, child in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(child, ast.AST):
@@ -247,7 +257,7 @@ def lines_of(statement):
 def mutants(module):
     """Every mutant of a module."""
     path = sys.modules[f"minivae.{module}"].__file__
-    tree, engine = ast.parse(Path(path).read_text()), module in ENGINES
+    tree, engine = ast.parse(Path(path).read_text()), module.startswith("engine.") and module not in MATHEMATICS
     for owner, statement, parent, field, index in places(tree, engine):
         holder = getattr(parent, field)
         node = holder if index is None else holder[index]
@@ -286,14 +296,17 @@ def unparsed(node):
     return text.split(":\n")[0] if isinstance(node, (ast.If, ast.While)) else text.strip()
 
 
-def functions_of(code):
-    """The code of every outermost function in a module's code, and of its classes' methods."""
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            if constant.co_flags & inspect.CO_OPTIMIZED:
-                yield constant
-            else:
-                yield from functions_of(constant)
+def codes_in(code):
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+
+
+def changes(old, new):
+    """Pairs of code objects, before and after, of all functions that a mutant changes, and of those inside them."""
+    for one, other in zip(codes_in(old), codes_in(new), strict=False):
+        if one != other and one.co_name == other.co_name:
+            if one.co_flags & inspect.CO_OPTIMIZED:  # a function, not a class
+                yield one, other
+            yield from changes(one, other)
 
 
 def install(mutant, functions):
@@ -304,10 +317,13 @@ def install(mutant, functions):
     code = mutant.code()
     if mutant.owner:
         original = compile(ast.parse(Path(mutant.path).read_text()), mutant.path, "exec")
-        for old, new in zip(functions_of(original), functions_of(code), strict=True):
-            for function in functions.get(old, ()) if old != new else ():
-                # A mutant without super() has no use for the variable __class__, but must be as its function is.
-                function.__code__ = new.replace(co_freevars=old.co_freevars)
+        for old, new in changes(original, code):
+            for function in functions.get(old, ()):
+                if "<locals>" not in function.__qualname__:
+                    # A mutant without super() has no use for the variable __class__, but must be as its function is.
+                    function.__code__ = new.replace(co_freevars=old.co_freevars)
+                elif new.co_freevars == old.co_freevars:  # one that has been made already, as by a decorator
+                    function.__code__ = new
         return
     before = vars(sys.modules[f"minivae.{mutant.module}"])
     after = dict(before)
@@ -386,8 +402,11 @@ class Run:
         for item in self.items:
             item.fixturenames[:] = [name for name in item.fixturenames if name != "cache"]  # there is one for all here
         session.config.pluginmanager.register(self.notice)
-        todo = [mutant for name in self.modules for mutant in mutants(name) if self.match in mutant.description]
+        todo = [
+            mutant for name in self.modules for mutant in mutants(name) if re.search(self.match, mutant.description)
+        ]
         print(f"{len(todo)} mutants of {', '.join(self.modules)}; {len(self.items)} tests", flush=True)
+        gc.unfreeze()
         self.functions = {}
         for function in gc.get_objects():
             if isinstance(function, FunctionType) and "minivae" in function.__code__.co_filename:
@@ -402,7 +421,7 @@ class Run:
         """Learn each test's seconds of processor time and its lines; false where a test fails without a mutation."""
         traced = self.run_once(Tracer)
         timed = self.run_once(lambda paths: None)  # as a mutant finds it: without a tracer, and all is compiled
-        table = [(seconds, passed, lines) for (_, passed, lines), (seconds, *_) in zip(traced, timed, strict=True)]
+        table = [(seconds, passed, lines) for (_, _, lines), (seconds, passed, _) in zip(traced, timed, strict=True)]
         failed = [item.nodeid for item, (_, passed, _) in zip(self.items, table, strict=True) if not passed]
         if failed:
             print("tests that fail without any mutation, mend them first:", *failed, sep="\n")
@@ -485,9 +504,9 @@ class Run:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", default=[*MATHEMATICS, *ENGINES])
+    parser.add_argument("modules", nargs="*", default=[name for suite in SUITES for name in suite])
     parser.add_argument("--list", action="store_true", help="print the mutants and do not test them")
-    parser.add_argument("--match", default="", help="only mutants whose description has this in it")
+    parser.add_argument("--match", default="", help="only mutants whose description this expression fits")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--tests", nargs="+", help="files of tests in place of those that a module has by default")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds of tests for a mutant")
