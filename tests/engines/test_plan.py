@@ -377,7 +377,17 @@ def test_memory_is_used_again():
         return {"y": x}
 
     x, w = np.ones((10, 10), "float32"), np.ones((10, 10), "float32")
-    assert the_plan(step, x=x, w=w, y=np.zeros_like(x)).bytes <= 2 * x.nbytes
+    assert the_plan(step, x=x, w=w, y=np.zeros_like(x)).bytes == 2 * x.nbytes
+
+
+def test_a_plan_tells_how_much_memory_it_takes():
+    """All that it has made, patches of convolutions and the zeros around images included."""
+    made, backend, axis = [], NumpyBackend(), Axis(5, 5, 3, 1, 1)
+    windows = Windows(axis.convolution(), axis.convolution(), (5, 5), 3)
+    arrays = {"x": np.ones((4, 5, 5, 2), "float32"), "kernel": np.ones((3, 3, 2, 2), "float32")}
+    backend.empty = lambda shape, dtype: made.append(np.empty(shape, dtype)) or made[-1]
+    step = calls.Calls(trace(lambda a: {"x": np.tanh(correlate(a["x"], a["kernel"], windows))}, arrays), backend)
+    assert step.plan.bytes == sum(array.nbytes for array in made) > 5 * arrays["x"].nbytes
 
 
 def test_a_long_list_whose_first_and_last_operation_are_one_loop():
