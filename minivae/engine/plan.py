@@ -55,7 +55,7 @@ def merged(space, arrays, keep_last=False):
 
 def aligned(view):
     """Whether a value holds all elements of its base in the same order, but for axes of length 1."""
-    return view is view.base or same_memory(view.ghost, view.base.ghost)
+    return same_memory(view.ghost, view.base.ghost)
 
 
 # ------------------------------------------------------------------------------------------------------- groups
@@ -91,9 +91,8 @@ class Groups:
     def _try_merge(self, one, other):
         if one == other or not self._fit(one, other):
             return
-        between = [g for g in self.members if g not in (one, other)]
         for first, last in ((one, other), (other, one)):
-            if any(self.needs[last] >> g & 1 and self.needs[g] >> first & 1 for g in between):
+            if any(self.needs[last] >> g & 1 and self.needs[g] >> first & 1 for g in self.members):
                 return
         keep, gone = min(one, other), max(one, other)
         self.members[keep] = sorted(self.members[keep] + self.members.pop(gone), key=lambda value: value.number)
@@ -292,8 +291,7 @@ class Plan:
     def _place_parts(self, whole):
         for part, place in _places(whole):
             base = part.base
-            taken = base.number in self.inside or base.kind in ("input", "constant", "assemble")
-            if not taken and self._holds(whole.ghost[place], part):
+            if base.kind not in ("input", "constant", "assemble") and self._holds(whole.ghost[place], part):
                 self.inside[base.number] = whole, place
 
     def _holds(self, slot, part):
@@ -385,7 +383,7 @@ def _places(whole):
 
 def overlap(x, y):
     """Whether two arrays may share memory."""
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+    if isinstance(x, np.ndarray):
         return np.may_share_memory(x, y)
     return x.data.ptr < y.data.ptr + y.nbytes and y.data.ptr < x.data.ptr + x.nbytes  # on a GPU
 

@@ -48,7 +48,7 @@ class Line:
 
     def __init__(self):
         frame = sys._getframe(1)
-        while frame.f_back and os.path.dirname(frame.f_code.co_filename).startswith((HERE, NUMPY)):
+        while os.path.dirname(frame.f_code.co_filename).startswith((HERE, NUMPY)):
             frame = frame.f_back
         self.file, self.number, self.function = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
 
@@ -117,8 +117,7 @@ class Value(NDArrayOperatorsMixin):
 
     def reshape(self, *shape, **named):
         self._take_no(named)
-        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return self.trace.view(self, lambda array: array.reshape(shape))
+        return self.trace.view(self, lambda array: array.reshape(*shape))
 
     def ravel(self, **named):
         self._take_no(named)
@@ -134,8 +133,6 @@ class Value(NDArrayOperatorsMixin):
         known = (int, np.integer, slice, type(None), type(Ellipsis))
         if not all(isinstance(part, known) and not isinstance(part, bool) for part in parts):
             refuse("an index should be made of integers and slices; for positions in an array use rows(table, index)")
-        # With an ellipsis NumPy gives a view even of a single element.
-        key = parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis)
         return self.trace.view(self, lambda array: array[key])
 
     def astype(self, dtype, copy=True, **named):
@@ -374,8 +371,7 @@ class Trace:
             refuse("a full sum should keep an axis: add keepdims=True, so that it is an array in every step")
         if x.dtype.kind != "f" or x.dtype.itemsize < 4:
             refuse(f"sums and maxima are of float32 or float64; this is {x.dtype}: cast it with .astype")
-        shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-        rest = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+        rest = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         ghost = _reduced(x.ghost, axes)
         if any(x.shape[i] != 1 for i in axes):
             value = self._add("reduce", ghost, ufunc, (x,), settings=axes)
@@ -383,7 +379,7 @@ class Trace:
             value = self._add("elementwise", ghost, np.add, (x, self.lift(0, x.dtype)), dtypes=(x.dtype, x.dtype))
         else:
             value = self.compact(x, ghost)
-        return value if rest == shape else value.reshape(rest)
+        return value if keepdims else value.reshape(rest)
 
     def matmul(self, a, b):
         a, b = self.lift(a), self.lift(b)

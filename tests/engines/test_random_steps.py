@@ -12,6 +12,7 @@ from minivae.engine import calls
 from minivae.engine.backend import Eager
 from minivae.engine.convolution import Axis, Windows, correlate, correlate_weights
 from minivae.engine.interpreter import interpret
+from minivae.engine.plan import Groups
 from minivae.engine.tracing import Trace, Untraceable, rows, strides, trace
 
 SIZES = [1, 1, 2, 2, 3, 4, 5, 7, 8, 9, 65, 130]
@@ -476,6 +477,24 @@ def test_a_list_can_be_run_one_operation_at_a_time():
                 np.testing.assert_allclose(got, expected[name], rtol=1e-3, atol=1e-3, err_msg=f"seed {seed}, {name}")
         for name, array in before.items():
             np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_groups_know_all_groups_before_them():
+    """What a group needs is what its members' inputs come from, and what that needs in turn."""
+    for seed in range(150):
+        random = RandomStep(seed)
+        try:
+            groups = Groups(trace(random.step, random.fresh_arrays(get_backend("numpy"))).live())
+        except Untraceable:
+            continue
+        order, seen = groups.in_order(), {}
+        for members in order:
+            group = groups.of[members[0].number]
+            direct = groups._direct(group)
+            assert direct <= seen.keys(), f"seed {seed}: a group comes before what it reads"
+            seen[group] = direct.union(*(seen[other] for other in direct))
+            assert groups.needs[group] == sum(1 << other for other in seen[group]), f"seed {seed}"
+        assert sorted(value.number for members in order for value in members) == sorted(groups.of)
 
 
 @pytest.mark.slow

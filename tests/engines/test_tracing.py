@@ -242,24 +242,31 @@ UNTRACEABLE = {
     "sum dtype=": (lambda a: a["x"] + a["x"].sum(0, np.float64), "axis= and keepdims= only"),
     "sum initial=": (lambda a: a["x"] + np.max(a["x"], 0, initial=1), "axis= and keepdims= only"),
     "full sum": (lambda a: a["x"] + np.sum(a["x"]), "keepdims=True"),
+    "sum of float16": (lambda a: a["x"] + np.sum(a["x"].astype("float16"), keepdims=True), "cast it with .astype"),
     "sum of integers": (lambda a: a["x"] + np.sum(a["i"], keepdims=True), "cast it with .astype"),
     "single value": (lambda a: a["x"] + a["s"][0], r"x\[i : i \+ 1\]"),
     "no value": (lambda a: np.concatenate([a["x"], a["x"][:0]]), "no value"),
     "3-D product": (lambda a: (a["x"].reshape(2, 2, 3) @ np.eye(3, dtype="float32")).reshape(4, 3), "two matrices"),
+    "product of wide": (lambda a: a["u"][:, :4].astype("float32") @ np.eye(4, 30), "float32 and float64"),
+    "wide product of integers": (lambda a: a["u"][:, :4] @ a["u"], "uint8 and uint8"),
     "product of vectors": (lambda a: (a["x"] @ TABLE[0])[:, None] + 0 * a["x"], "two matrices"),
     "table[i]": (lambda a: TABLE[a["i"]], r"rows\(table, index\)"),
     "list as index": (lambda a: a["x"][[0, 1, 3, 2]], r"rows\(table, index\)"),
+    "list beside a slice": (lambda a: a["x"][:, [1, 0, 2]], r"rows\(table, index\)"),
     "mask as index": (lambda a: a["x"] + np.sum(a["x"][a["x"][:, 0] > 0], axis=0), "integers as index"),
     "bool as index": (lambda a: a["x"][True][0], "integers and slices"),
     "unknown function": (lambda a: np.cumsum(a["x"], axis=0), "np.cumsum is not known"),
     "unknown method": (lambda a: a["x"].cumsum(axis=0), "no .cumsum"),
     "unknown argument": (lambda a: np.concatenate([a["x"]], dtype="float64"), "np.concatenate, as .* argument 'dtype'"),
+    "parts of two dtypes": (lambda a: np.concatenate([a["x"][:2], TABLE[:2].astype(int)]), "parts of one dtype"),
     "argument in a place": (lambda a: a["x"] + np.mean(a["x"], 0, np.float64), "axis= and keepdims= only"),
     "accumulate": (lambda a: np.add.accumulate(a["x"]), "np.add.accumulate"),
-    "two results": (lambda a: np.modf(a["x"])[0], "np.modf"),
+    "two results": (lambda a: np.modf(a["x"])[0], "np.modf is not known"),
+    "reduction": (lambda a: a["x"] + np.multiply.reduce(a["x"]), "np.multiply.reduce"),
     "generalized ufunc": (lambda a: np.vecdot(a["x"], TABLE)[:, None] + 0 * a["x"], "np.vecdot"),
     "other order": (lambda a: np.reshape(a["x"], (2, 6), order="F").reshape(4, 3), "it makes a copy"),
     "order=": (lambda a: a["x"].reshape(2, 6, order="F").reshape(4, 3), "leave out order="),
+    "order of a vector": (lambda a: a["x"].ravel(order="F").reshape(4, 3), "leave out order="),
     "order of a cast": (lambda a: a["x"].astype("float64", order="F"), "leave out order="),
     "own product": (lambda a: (lambda p, q: p @ q.T @ p)(a["x"] * 2, a["x"] * 2), "compute it once"),
     "product with a copy": (lambda a: (lambda p: p @ p.astype("float32").T @ p)(a["x"] * 2), "compute it once"),
@@ -270,6 +277,7 @@ UNTRACEABLE = {
     "mask becomes wide": (lambda a: (a["u"] > 3) * 0.5, "bool, float64 make float64"),
     "one wide value": (lambda a: a["u"].astype("float32") * a["s"], "float32, float64 make float64"),
     "wide scalar": (lambda a: a["u"].astype("float32") * np.float64(0.5), "float32, float64 make float64"),
+    "wide cast": (lambda a: a["u"].astype("float64"), "uint8 make float64"),
     "wide choice": (lambda a: np.where(a["u"] > 3, 1.0, 0.0), r"make float64.*\.astype\(float32\)"),
     "number out of range": (lambda a: (a["u"] < 300).astype("float32"), "300 out of bounds"),
     "random numbers": (Dropout(), "differs from one step to the next"),
@@ -349,6 +357,21 @@ def test_values_of_two_traces_do_not_mix():
         trace(lambda a: {"y": a["x"] + kept[0]}, {"x": x(3), "y": x(3)})
 
 
+@pytest.mark.parametrize(
+    "step, message",
+    [
+        (lambda a: ~a["x"], "np.invert does not take float32"),
+        (lambda a: a["x"] + a["x"][:3], "do not fit together"),
+        (lambda a: np.concatenate([a["x"], a["x"][:, :2]]), "do not fit together along axis 0"),
+    ],
+)
+def test_what_numpy_itself_does_not_do(step, message):
+    with pytest.raises(Untraceable, match=message):
+        trace(lambda a: {"x": step(a)}, {"x": x(4, 3)})
+    with pytest.raises((TypeError, ValueError)):
+        step({"x": x(4, 3)})
+
+
 def test_an_error_of_a_step_is_its_own():
     with pytest.raises(ZeroDivisionError):
         get_backend("numpy").compile(lambda a: {"y": 1 / 0}, {"y": x(3)})
@@ -364,6 +387,10 @@ TRACEABLE = {
     "condition of floats": lambda a: {"y": np.where(a["x"], 1, a["x"])},
     "clip": lambda a: {"y": np.clip(a["x"], -0.1, a["s"].astype("float32"))},
     "methods": lambda a: {"y": a["x"] - a["x"].mean(0) + a["x"].max(1, keepdims=True) + a["x"].min(axis=0)},
+    "sum as a method": lambda a: {"y": a["x"] - a["x"].sum(0) * a["x"].sum((0, 1), keepdims=True)},
+    "sum over no axis": lambda a: {"y": np.sum(a["x"], axis=()) + np.max(a["x"][:, :1], axis=1)[:, None]},
+    "constant condition": lambda a: {"y": np.where(TABLE, a["x"], 1)},
+    "all of it": lambda a: {"y": a["x"][...] + a["x"].T[..., 2].reshape([3])},
     "constants of arrays": lambda a: {"y": a["x"] * np.ones_like(a["x"]) + np.full_like(a["x"], fill_value=3)},
     "ufunc's own reduce": lambda a: {"y": a["x"] + np.add.reduce(a["x"]) - np.maximum.reduce(a["x"], 1, keepdims=True)},
     "python's operators": lambda a: {"y": -abs(a["x"]) / 2 + (2 - a["x"]) // 1 + (a["x"] > 0) * a["x"]},
