@@ -8,6 +8,7 @@ import math
 import platform
 import sys
 import threading
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -53,6 +54,12 @@ class NumpyBackend:
     @property
     def device(self):
         return f"CPU ({platform.machine()})"
+
+    def __deepcopy__(self, memo):
+        return self  # the copy of a model runs where the model does
+
+    def __reduce__(self):
+        return _unpickled, (self.name, self.reason, self.compiled)
 
     def empty(self, shape, dtype):
         """A new array that lives as long as a model or a step; its values are undefined."""
@@ -176,6 +183,9 @@ class CupyBackend(NumpyBackend):
         self.reason, self.compiled = reason, compiled
         self.xp, self.products = xp, products
 
+    def __reduce__(self):
+        return partial(_unpickled, tf32=self.products.tf32), (self.name, self.reason, self.compiled)
+
     @property
     def device(self):
         xp = self.xp
@@ -274,6 +284,19 @@ def get_backend(name="auto", *, tf32=False):
         return _gpu_backend(tf32, "asked for by name")
     backend = _best_backend(tf32)
     print(f"minivae: backend {backend.name}: {backend.reason}", file=sys.stderr)
+    return backend
+
+
+def _unpickled(name, reason, compiled, **options):
+    """The backend of this process that is like one that was pickled, maybe in another."""
+    try:
+        backend = get_backend(name, **options)
+    except MiniVAEError as error:
+        raise MiniVAEError(
+            f'what was pickled is on backend "{name}", which this process cannot have: {error} What mv.save wrote can '
+            'be loaded on any backend: mv.load(path, backend="numpy")'
+        ) from error
+    backend.reason, backend.compiled = reason, compiled
     return backend
 
 

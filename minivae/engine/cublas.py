@@ -37,7 +37,7 @@ class Products:
     """
 
     def __init__(self, xp, library, tf32=False):
-        self.xp = xp
+        self.xp, self.tf32 = xp, tf32
         self._library = library
         self._handle = c_void_p()
         self._call("cublasCreate_v2", byref(self._handle))

@@ -12,9 +12,10 @@ import math
 import numpy as np
 
 from ..errors import MiniVAEError
+from .parameters import Settings
 
 
-class Optimizer:
+class Optimizer(Settings):
     """What all share: the learning rate. One of your own needs `update`, and `fresh_state` where it keeps arrays."""
 
     def __init__(self, lr):

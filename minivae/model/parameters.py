@@ -3,6 +3,7 @@
 The optimizers see the flat arrays, the layers their own views.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 
@@ -62,7 +63,31 @@ class Parameters(Mapping):
         return {name: np.array(self.backend.to_host(view)) for name, view in self._views.items()}
 
 
-class Part:
+    def __reduce__(self):
+        """A copy or a pickle holds one NumPy array, from which the views are made again."""
+        return _restored, (self.backend, self.shapes, self.dtype, self.backend.to_host(self.flat))
+
+
+def _restored(backend, shapes, dtype, values):
+    parameters = Parameters(backend, shapes, dtype)
+    backend.upload(values, out=parameters.flat)
+    return parameters
+
+
+class Settings:
+    """What is made from settings that it keeps as attributes of the same names; its repr is the call that makes it."""
+
+    def __repr__(self):
+        signature = inspect.signature(type(self)).parameters
+        values = {name: repr(getattr(self, name)) for name in signature if hasattr(self, name)}
+        arguments = [
+            text if signature[name].default is inspect.Parameter.empty else f"{name}={text}"
+            for name, text in values.items()
+        ]
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+class Part(Settings):
     """What a model is made of: a layer, a likelihood, a posterior, a bound, a flow.
 
     It says which parameters and constants it needs and computes with those that it is handed, as a mapping from names

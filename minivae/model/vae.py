@@ -458,12 +458,32 @@ class VAE:
 
     def summary(self):
         """Print a table of the layers with the shapes of their outputs and their numbers of parameters."""
+        print(repr(self))
+
+    def __repr__(self):
         from ..views.summary import summary
 
-        print(summary(self))
+        return summary(self)
+
+    def _repr_html_(self):
+        from ..views.summary import html_summary
+
+        return html_summary(self)
 
     def save(self, path):
         """Write weights and architecture to one safetensors file; `minivae.load(path)` reads it back."""
         from ..storage import save
 
         save(self, path)
+
+    # ---------------------------------------------------------------------------------- copies and pickles
+
+    def __getstate__(self):
+        constants = {name: self.backend.to_host(array) for name, array in self.constants.items()}
+        return self.__dict__ | {"constants": constants, "beta_array": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.constants = {name: self.backend.asarray(array) for name, array in self.constants.items()}
+        self.beta_array = self.backend.zeros((1,), self.dtype)
+        self.beta = self._beta

@@ -4,6 +4,9 @@ import csv
 import io
 
 from ..files import atomic_write
+from ..views.tables import html_table, text_table
+
+HEAD_ROWS, TAIL_ROWS = 5, 15  # that are shown of a longer history
 
 
 class History(list):
@@ -18,6 +21,29 @@ class History(list):
     def __getitem__(self, key):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
+    def __repr__(self):
+        """A table of the first and the last epochs."""
+        if not self:
+            return "History of no epoch"
+        table = self._table()
+        return "\n".join(filter(None, [text_table(table, ">" * len(table[0])), self._kept()]))
+
+    def _repr_html_(self):
+        if not self:
+            return repr(self)
+        table = self._table()
+        return html_table(table, ">" * len(table[0]), self._kept())
+
+    def _table(self):
+        columns = list(dict.fromkeys(name for row in self for name in row))
+        lines = [[_cell(row, name) for name in columns] for row in self]
+        if len(lines) > HEAD_ROWS + TAIL_ROWS + 1:
+            lines[HEAD_ROWS:-TAIL_ROWS] = [["..."] * len(columns)]
+        return [[_title(name) for name in columns], *lines]
+
+    def _kept(self):
+        return "" if self.best_epoch is None else f"the weights of epoch {self.best_epoch} were kept"
+
     def save_csv(self, path, validation="val"):
         """Write the table as CSV; `validation` names the validation columns, for example "test"."""
         text = io.StringIO(newline="")
@@ -27,3 +53,13 @@ class History(list):
         writer.writerows(row.values() for row in self)
         with atomic_write(path) as file:
             file.write(text.getvalue().encode())
+
+
+def _title(column):
+    part, _, name = column.partition("_")
+    return {"loss": f"{part} loss", "reconstruction": "reconstr.", "kl": "KL"}.get(name, column)
+
+
+def _cell(row, column):
+    value = row.get(column, "")
+    return f"{value:.{2 if column == 'seconds' else 3}f}" if isinstance(value, float) else str(value)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .tables import html_table, text_table
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,18 +33,27 @@ def shape_text(shape):
 def summary(vae):
     """A text table of a model's layers, the shapes of their outputs, and their parameter counts.
 
-    B stands for the batch. The last lines count the encoder's, the decoder's and all parameters.
+    B stands for the batch. The last line counts the encoder's, the decoder's and all parameters.
     """
-    table = rows(vae)
+    table = text_table(_lines(vae), "<<<>")
+    return f"{table}\n{table.splitlines()[1]}\n{_counts(vae)}"
+
+
+def html_summary(vae):
+    """The same as HTML, for notebooks."""
+    return html_table(_lines(vae), "<<<>", _counts(vae))
+
+
+def _lines(vae):
     lines = [("layer", "kind", "output", "parameters")]
-    lines += [(row.name, row.layer, shape_text(row.output), f"{row.parameters:,}") for row in table]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join((*map(str.ljust, line[:3], widths), line[3].rjust(widths[3]))) for line in lines]
-    rule = "-" * len(text[0])
+    return lines + [(row.name, row.layer, shape_text(row.output), f"{row.parameters:,}") for row in rows(vae)]
+
+
+def _counts(vae):
+    table = rows(vae)
     counts = [f"{part} {count:,}" for part in ("encoder", "decoder", "posterior", "likelihood")
               if (count := sum(row.parameters for row in table if row.part == part))]
-    total = f"{vae.parameters.flat.size:,} parameters of {vae.dtype.name}: {' + '.join(counts)}"
-    return "\n".join([text[0], rule, *text[1:], rule, total])
+    return f"{vae.parameters.flat.size:,} parameters of {vae.dtype.name}: {' + '.join(counts)}"
 
 
 def _layer_rows(vae, part, sequential):
