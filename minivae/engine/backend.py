@@ -44,13 +44,6 @@ class NumpyBackend:
         self.reason, self.compiled = reason, compiled
         self._arena = _Arena()
 
-    def __reduce__(self):
-        """Pickled, a backend is its name: it may be another machine on which it is made again."""
-        return get_backend, (self.name,), {"compiled": self.compiled, "reason": self.reason}
-
-    def __deepcopy__(self, memo):
-        return self  # copies of a model share where they live
-
     @property
     def device(self):
         return f"CPU ({platform.machine()})"

@@ -1,13 +1,12 @@
 """The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
 
 import math
-import warnings
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from ..engine import get_backend
-from ..errors import MiniVAEError, MiniVAEWarning
+from ..errors import MiniVAEError
 from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from . import checks
@@ -129,25 +128,6 @@ class VAE:
         self.beta_array = self.backend.zeros((1,), self.dtype)
         self.beta, self.history = beta, None
         self._noise, self._prior_noise = generator(self.seed, CALL_NOISE), generator(self.seed, SAMPLING)
-
-    def __getstate__(self):
-        """For pickle and copy.deepcopy: the arguments, and what has come of them, with arrays as NumPy's."""
-        names = "likelihood", "beta", "posterior", "bound", "free_bits", "backend", "seed", "n_classes"
-        arguments = {name: getattr(self, name) for name in names} | {
-            "encoder": self.encoder.layers,
-            "decoder": self.decoder.layers,
-            "kl": "analytic" if self.analytic else "monte-carlo",
-            "dtype": self.dtype.name,
-        }
-        kept = {name: getattr(self, name) for name in ("history", "_noise", "_prior_noise")}
-        return {"arguments": arguments, "kept": kept, "weights": self.parameters.to_host()}
-
-    def __setstate__(self, state):
-        with warnings.catch_warnings():  # they were told when the model was made
-            warnings.simplefilter("ignore", MiniVAEWarning)
-            self.__init__(**state["arguments"])
-        self.parameters.load(state["weights"])
-        vars(self).update(state["kept"])
 
     def _widest(self):
         """The largest number of values in a row between two layers."""
