@@ -18,14 +18,12 @@ except ImportError as error:
     raise ImportError('minivae.sklearn needs scikit-learn 1.6 or newer: pip install "minivae[sklearn]"') from error
 
 from .errors import MiniVAEError
-from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
-from .model.layers import Dense, ReLU
+from .model.builders import convnet, mlp
 from .model.likelihoods import Bernoulli, SharedVarianceGaussian
 from .model.optimizers import Adam
 from .model.parameters import within
-from .model.vae import VAE, finite, unwarned
+from .model.vae import finite, unwarned
 from .randomness import LIKELIHOOD_NOISE, SAMPLING, generator
-from .storage.checkpoint import build, describe_model
 from .training import History, fit
 
 LIKELIHOODS = {"gaussian": SharedVarianceGaussian, "bernoulli": Bernoulli}
@@ -40,9 +38,9 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     n_components       : D, the dimensions of z
     hidden_layer_sizes : the widths of the encoder's hidden layers; the decoder's are those in reverse. With
-                         `image_shape` the channels of its convolutions. None takes (128, 64), or (16, 32)
-    image_shape        : (height, width) or (height, width, channels), where a row of X is an image, flattened, makes
-                         encoder and decoder convolutional, each layer halving the image where its sides are even
+                         `image_shape` the channels of its convolutions. None takes (64,), or (16, 32)
+    image_shape        : None for dense layers, see `minivae.mlp`; (height, width) or (height, width, colours) for
+                         convolutions, see `minivae.convnet`, where a row of X is an image, flattened
     likelihood         : p(x given z), "gaussian", whose one variance is learned, or "bernoulli", for X in [0, 1].
                          A Gaussian wants features of about unit scale: put StandardScaler() before it in a Pipeline
     beta               : the weight of the KL in training
@@ -52,7 +50,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     contamination      : the share of outliers in the training data, in (0, 0.5], from which `offset_` follows
     backend            : "numpy", "numba", "cupy" or "auto", see `get_backend`
     random_state       : keys initial weights, shuffling and noise; an integer makes the result reproducible
-    verbose            : whether to show a progress bar
+    verbose            : whether to print a line for each epoch
 
     The model computes in X's dtype: float32 takes half the time, and what is neither float32 nor float64 becomes
     float64. After `fit` it has `vae_`, the minivae.VAE; `history_`, the losses of each epoch; `n_iter_`; `offset_`;
@@ -68,7 +66,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         likelihood="gaussian",
         beta=1.0,
         batch_size=32,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         max_iter=100,
         contamination=0.1,
         backend="numpy",
@@ -116,14 +114,22 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _make(self, X):
         if self.likelihood not in LIKELIHOODS:
             raise MiniVAEError(f"likelihood should be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        if not 0 < self.contamination <= 0.5:
+            raise MiniVAEError(f"contamination should lie in (0, 0.5], got {self.contamination!r}")
+        n_values = X.shape[1] if self.image_shape is None else math.prod(self.image_shape)
+        if n_values != X.shape[1]:
+            raise MiniVAEError(f"image_shape {self.image_shape} has {n_values} values, but X has {X.shape[1]} features")
         if not isinstance(self.n_components, (int, np.integer)) or self.n_components < 1:
             raise MiniVAEError(f"n_components should be an integer of at least 1, got {self.n_components!r}")
         if self.likelihood == "gaussian":
             warn_of_scale(X, getattr(self, "feature_names_in_", None))
-        encoder, decoder = networks(X.shape[1], self.n_components, self.hidden_layer_sizes, self.image_shape)
-        self.vae_ = VAE(
-            encoder,
-            decoder,
+        make, size, hidden = mlp, n_values, (64,)
+        if self.image_shape is not None:
+            make, size, hidden = convnet, self.image_shape, (16, 32)
+        self.vae_ = make(
+            size,
+            self.n_components,
+            hidden if self.hidden_layer_sizes is None else np.atleast_1d(self.hidden_layer_sizes),
             likelihood=LIKELIHOODS[self.likelihood](),
             beta=self.beta,
             backend=self.backend,
@@ -133,16 +139,15 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.history_ = History()
 
     def _train(self, X, epochs):
-        if not 0 < self.contamination <= 0.5:
-            raise MiniVAEError(f"contamination should lie in (0, 0.5], got {self.contamination!r}")
         self.history_ += fit(
             self.vae_,
             X,
             epochs=epochs,
-            batch_size=min(self.batch_size, len(X)),
+            batch_size=self.batch_size,
             optimizer=Adam(self.learning_rate),
             seed=self.vae_.seed + self.n_iter_,
-            progress=bool(self.verbose),
+            verbose=bool(self.verbose),
+            progress=None if self.verbose else False,
         )
         self.offset_ = np.quantile(self._log_p(X), self.contamination)
         return self
@@ -235,21 +240,6 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             )
         return X
 
-    # The engine's memory cannot be pickled: what is kept is the description and the weights.
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        if "vae_" in state:
-            state["vae_"] = describe_model(self.vae_), self.vae_.parameters.to_host()
-        return state
-
-    def __setstate__(self, state):
-        state = dict(state)
-        if "vae_" in state:
-            description, weights = state["vae_"]
-            state["vae_"] = VAE(**build(description), backend=state["backend"])
-            state["vae_"].parameters.load(weights)
-        super().__setstate__(state)
-
 
 def warn_of_scale(X, names):
     """Warn where no Gaussian VAE will learn much, since features are far from unit scale; names : None, or (X,)."""
@@ -262,36 +252,3 @@ def warn_of_scale(X, names):
             "unit scale: put StandardScaler() before it, make_pipeline(StandardScaler(), VAEEstimator())",
             stacklevel=4,
         )
-
-
-def networks(n_features, n_components, hidden, image_shape):
-    """Encoder and decoder, lists of layers, for the arguments of `VAEEstimator`."""
-    if image_shape is None:
-        hidden = (128, 64) if hidden is None else np.atleast_1d(hidden)
-        return dense([n_features, *hidden, 2 * n_components]), dense([n_components, *hidden[::-1], n_features])
-    shape = (*image_shape, 1) if len(image_shape) == 2 else tuple(image_shape)
-    if math.prod(shape) != n_features:
-        raise MiniVAEError(f"image_shape {shape} has {math.prod(shape)} values, but X has {n_features} features")
-    return convolutional(shape, (16, 32) if hidden is None else np.atleast_1d(hidden), n_components)
-
-
-def dense(widths):
-    """Dense layers from each width to the next, with a ReLU between them."""
-    layers = []
-    for n_in, n_out in zip(widths, widths[1:], strict=False):
-        layers += [Dense(n_in, n_out), ReLU()]
-    return layers[:-1]
-
-
-def convolutional(shape, hidden, n_components):
-    """Convolutions of 3 x 3, and their mirror image; each halves the image where its sides are even."""
-    encoder, decoder = [Reshape(shape)], [Flatten()]
-    height, width, channels = shape
-    for n_out in hidden:
-        stride = 1 if height % 2 or width % 2 else 2
-        encoder += [Conv2d(channels, n_out, 3, stride, "same"), ReLU()]
-        decoder = [ReLU(), ConvTranspose2d(n_out, channels, 3, stride, "same"), *decoder]
-        height, width, channels = height // stride, width // stride, n_out
-    size = height * width * channels
-    encoder += [Flatten(), Dense(size, 2 * n_components)]
-    return encoder, [Dense(n_components, size), Reshape((height, width, channels)), *decoder]
