@@ -128,15 +128,20 @@ def compare(arguments, dataset):
     x_train, x_test = pixels(dataset.x_train), pixels(dataset.x_test)
     for name, model in zip(("autoencoder", "vae"), train_both(arguments, x_train, 2, "plane"), strict=True):
         codes = model.encode(x_test)[0]
-        print(f"{name:12} squared error of test images {squared_error(model, x_test).mean():6.2f}, "
-              f"codes' standard deviations {codes.std(axis=0).round(2)}, furthest {np.abs(codes).max():.1f}")
+        print(
+            f"{name:12} squared error of test images {squared_error(model, x_test).mean():6.2f}, "
+            f"codes' standard deviations {codes.std(axis=0).round(2)}, furthest {np.abs(codes).max():.1f}"
+        )
         if not arguments.no_plots:
             from minivae.views import plots
 
-            save_figures(arguments, **{
-                f"{name}_latent_space": plots.latent_space(model, x_test, dataset.y_test, dataset.class_names),
-                f"{name}_samples": plots.samples(model, n=64, seed=arguments.seed),
-            })
+            save_figures(
+                arguments,
+                **{
+                    f"{name}_latent_space": plots.latent_space(model, x_test, dataset.y_test, dataset.class_names),
+                    f"{name}_samples": plots.samples(model, n=64, seed=arguments.seed),
+                },
+            )
 
 
 def detect(arguments, dataset):
@@ -162,8 +167,13 @@ def main():
     parser.add_argument("--epochs", type=at_least_1, default=10)
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
     parser.add_argument(
-        "--left-out", type=int, nargs="+", choices=range(10), default=[0, 1, 4], metavar="DIGIT",
-        help="the digits to leave out, one after another"
+        "--left-out",
+        type=int,
+        nargs="+",
+        choices=range(10),
+        default=[0, 1, 4],
+        metavar="DIGIT",
+        help="the digits to leave out, one after another",
     )
     arguments = parser.parse_args()
     dataset = data.load(arguments.dataset, arguments.data_dir, limit=arguments.limit)

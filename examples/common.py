@@ -26,9 +26,7 @@ def at_least_1(text):
 
 def data_parser(description, out, datasets):
     """The arguments of every example that reads data: which, where from, and where results go."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--data-dir", help="a folder that has the data set; otherwise $MINIVAE_DATA or a download")
     parser.add_argument("--limit", type=at_least_1, help="use only the first examples of each part")

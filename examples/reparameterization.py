@@ -91,15 +91,18 @@ def report_kl(rng, n):
     factor, other = rng.standard_normal((2, 3, 3))
     full, prior = factor @ factor.T + 0.1 * identity, other @ other.T + 0.1 * identity
     print(f"3. KL in nats: closed form, mean of log q - log p over {n:,} draws; expected: within 4 standard errors")
-    for name, arguments in (("diagonal against N(0, I)", (mu[0], diagonal, origin, identity)),
-                            ("full covariance against N(0, I)", (mu[0], full, origin, identity)),
-                            ("full against full", (mu[0], full, origin, prior))):
+    for name, arguments in (
+        ("diagonal against N(0, I)", (mu[0], diagonal, origin, identity)),
+        ("full covariance against N(0, I)", (mu[0], full, origin, identity)),
+        ("full against full", (mu[0], full, origin, prior)),
+    ):
         mean, error = sampled_kl(rng, n, *arguments)
         exact = full_gaussian_kl(*arguments)
         print(f"   {name:31}  {exact:9.5f}  {mean:9.5f} +- {error:.5f}  ({abs(mean - exact) / error:.1f} errors apart)")
     print(f"   minivae's diagonal closed form   {kl[0]:9.5f}  as the first line")
     lost = full_gaussian_kl(mu[0], full, origin, identity) - full_gaussian_kl(
-        mu[0], np.diag(np.diag(full)), origin, identity)
+        mu[0], np.diag(np.diag(full)), origin, identity
+    )
     print(f"   the full covariance's diagonal alone would give {lost:.5f} nats less")
 
 

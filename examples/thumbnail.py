@@ -1,6 +1,6 @@
 """Make a small copy of a figure, for the pages that show results: at most 150 KB.
 
-    python examples/thumbnail.py runs/mnist/manifold.png examples/figures/keras-mnist-manifold.png
+python examples/thumbnail.py runs/mnist/manifold.png examples/figures/keras-mnist-manifold.png
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A page on which the tutorial's network trains in the browser, healthy and broken.
 
-    python examples/mistakes/page.py training.html
+python examples/mistakes/page.py training.html
 """
 
 import sys

@@ -6,5 +6,4 @@ from .idx import read_idx, write_idx
 from .images import read_images
 from .npz import read_npz
 
-__all__ = ["NAMES", "Dataset", "load", "read_csv", "read_idx", "read_images", "read_mapping", "read_npz",
-           "write_idx"]
+__all__ = ["NAMES", "Dataset", "load", "read_csv", "read_idx", "read_images", "read_mapping", "read_npz", "write_idx"]

@@ -52,8 +52,10 @@ def read_mapping(path):
             if not fields:
                 continue
             if len(fields) not in (2, 3) or not all(field.isdigit() and len(field) < 5 for field in fields):
-                raise MiniVAEError(f"{path}, line {number}: expected a label and one or two character codes, "
-                                   f"such as '1 65 97', got {_shown(line)}")
+                raise MiniVAEError(
+                    f"{path}, line {number}: expected a label and one or two character codes, "
+                    f"such as '1 65 97', got {_shown(line)}"
+                )
             names[int(fields[0])] = chr(int(fields[1]))
     return names
 
@@ -94,8 +96,9 @@ def _read_layout(lines, shape, path):
     names = [field.strip(b' \t\r\n"').lower() for field in line.split(b",")]
     has_header = b"label" in names or not any(name.isdigit() for name in names)
     if has_header and b"label" not in names:
-        raise MiniVAEError(f"{place}: no label column, expected a header such as 'label,pixel1,...', "
-                           f"got {_shown(line)}")
+        raise MiniVAEError(
+            f"{place}: no label column, expected a header such as 'label,pixel1,...', got {_shown(line)}"
+        )
     label = names.index(b"label") if has_header else 0
     layout = _Layout(label, len(names), _image_shape(shape, len(names), place))
     first_row = next(lines, None) if has_header else line
@@ -115,8 +118,7 @@ def _error_in(lines, columns, path, reason=""):
     for column, field in enumerate(fields, 1):
         digits = field.strip().lstrip(b"0")
         if not field.strip().isdigit() or len(digits) > 3 or int(digits or 0) > 255:
-            return MiniVAEError(f"{place}, column {column}: expected a whole number from 0 to 255, "
-                                f"got {_shown(field)}")
+            return MiniVAEError(f"{place}, column {column}: expected a whole number from 0 to 255, got {_shown(field)}")
     return MiniVAEError(f"{place}: {reason}")
 
 
@@ -124,15 +126,19 @@ def _image_shape(shape, columns, place):
     """The (height, width) of the images: as given, else a square; it must fit the number of columns."""
     if shape is not None:
         if math.prod(shape) + 1 != columns:
-            raise MiniVAEError(f"{place}: expected {math.prod(shape) + 1} values, a label and the "
-                               f"pixels of an image of shape {tuple(shape)}, got {columns}")
+            raise MiniVAEError(
+                f"{place}: expected {math.prod(shape) + 1} values, a label and the "
+                f"pixels of an image of shape {tuple(shape)}, got {columns}"
+            )
         return tuple(shape)
     side = math.isqrt(columns - 1)
     if side == 0 or side * side != columns - 1:
         is_square = math.isqrt(columns) ** 2 == columns
         mend = "is the label column missing?" if is_square else "give shape=(height, width) of other images"
-        raise MiniVAEError(f"{place}: expected a label and the pixels of a square image, such as 785 "
-                           f"values for 28 x 28, got {columns}: {mend}")
+        raise MiniVAEError(
+            f"{place}: expected a label and the pixels of a square image, such as 785 "
+            f"values for 28 x 28, got {columns}: {mend}"
+        )
     return side, side
 
 

@@ -48,8 +48,10 @@ class Dataset:
     def __repr__(self):
         size = " x ".join(map(str, self.shape))
         classes = f"{len(self.class_names)} classes" if self.class_names else "no classes"
-        return (f"Dataset({self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test examples of "
-                f"{size}, {classes}; {self.source})")
+        return (
+            f"Dataset({self.name}: {len(self.x_train):,} training and {len(self.x_test):,} test examples of "
+            f"{size}, {classes}; {self.source})"
+        )
 
     def first(self, count):
         """The Dataset of the first `count` training and `count` test examples, or of all there are."""
@@ -72,10 +74,19 @@ class Dataset:
         x_test, y_test = _keep(self.x_test, self.y_test, chosen, len(self.class_names))
         names = tuple(self.class_names[position] for position in chosen)
         if len(x_train) == 0 or len(x_test) == 0:
-            raise MiniVAEError(f"no training or no test example of {', '.join(names)} is left: "
-                               "choose the classes before limiting the number of examples")
-        return replace(self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test,
-                       class_names=names, source=f"{self.source}, only {', '.join(names)}")
+            raise MiniVAEError(
+                f"no training or no test example of {', '.join(names)} is left: "
+                "choose the classes before limiting the number of examples"
+            )
+        return replace(
+            self,
+            x_train=x_train,
+            y_train=y_train,
+            x_test=x_test,
+            y_test=y_test,
+            class_names=names,
+            source=f"{self.source}, only {', '.join(names)}",
+        )
 
     def _split(self, classes):
         if isinstance(classes, int | np.integer):
@@ -92,8 +103,10 @@ class Dataset:
         names = [name.casefold() for name in self.class_names]
         if isinstance(wanted, str) and wanted.casefold() in names:
             return names.index(wanted.casefold())
-        raise MiniVAEError(f"unknown class {wanted!r}: {self.name} has {', '.join(self.class_names)}, "
-                           f"or the positions 0 to {len(names) - 1}")
+        raise MiniVAEError(
+            f"unknown class {wanted!r}: {self.name} has {', '.join(self.class_names)}, "
+            f"or the positions 0 to {len(names) - 1}"
+        )
 
 
 def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None, color=False):
@@ -147,21 +160,31 @@ def _search(collection, download):
         reason = f"no {collection.title} in {folder} (MINIVAE_DATA), and {error}" if folder else str(error)
         if collection.name != MNIST.name:
             raise MiniVAEError(f"{reason}. Give a data directory that has {collection.title}") from error
-        return replace(_sample(), note="the bundled sample, 5,000 + 1,000 digits, stands in for MNIST; a folder that "
-                                       f"has MNIST may be given as data_dir or MINIVAE_DATA. {reason}")
+        return replace(
+            _sample(),
+            note="the bundled sample, 5,000 + 1,000 digits, stands in for MNIST; a folder that "
+            f"has MNIST may be given as data_dir or MINIVAE_DATA. {reason}",
+        )
 
 
 def _sample():
     arrays = read_npz(SAMPLE)
-    return _checked(MNIST, arrays, name="sample",
-                    source="bundled sample of MNIST (first 500 training, 100 test digits of each class)")
+    return _checked(
+        MNIST,
+        arrays,
+        name="sample",
+        source="bundled sample of MNIST (first 500 training, 100 test digits of each class)",
+    )
 
 
 def _read(collection, found):
     arrays = READERS[found.form](found.paths)
-    return _identified(collection, _checked(
-        collection, arrays, name=collection.name,
-        source=f"{collection.title}, {found.form} files in {found.folder}"))
+    return _identified(
+        collection,
+        _checked(
+            collection, arrays, name=collection.name, source=f"{collection.title}, {found.form} files in {found.folder}"
+        ),
+    )
 
 
 READERS = {
@@ -176,27 +199,31 @@ def _checked(collection, arrays, *, name, source):
     x_train, y_train = _checked_part(collection, *arrays[:2], part=f"{source}: training")
     x_test, y_test = _checked_part(collection, *arrays[2:], part=f"{source}: test")
     if x_train.shape[1:] != x_test.shape[1:]:
-        raise MiniVAEError(f"{source}: training images are {x_train.shape[1:]}, "
-                           f"test images {x_test.shape[1:]}")
+        raise MiniVAEError(f"{source}: training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
     return Dataset(name, x_train, y_train, x_test, y_test, collection.class_names, source)
 
 
 def _checked_part(collection, images, labels, *, part):
     if images.ndim != 3 or images.dtype != np.uint8:
-        raise MiniVAEError(f"{part} images should be uint8 of shape (N, height, width), "
-                           f"got {images.dtype} of shape {images.shape}")
+        raise MiniVAEError(
+            f"{part} images should be uint8 of shape (N, height, width), got {images.dtype} of shape {images.shape}"
+        )
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise MiniVAEError(f"{part} labels should be integers of shape (N,), "
-                           f"got {labels.dtype} of shape {labels.shape}")
+        raise MiniVAEError(
+            f"{part} labels should be integers of shape (N,), got {labels.dtype} of shape {labels.shape}"
+        )
     if len(images) != len(labels):
-        raise MiniVAEError(f"{part} part has {len(images):,} images but {len(labels):,} labels: "
-                           "do the files belong together?")
+        raise MiniVAEError(
+            f"{part} part has {len(images):,} images but {len(labels):,} labels: do the files belong together?"
+        )
     if len(images) == 0:
         raise MiniVAEError(f"{part} part is empty")
     first, last = collection.first_label, collection.first_label + len(collection.class_names) - 1
     if labels.min() < first or labels.max() > last:
-        raise MiniVAEError(f"{part} labels should be {first} to {last}, "
-                           f"got {labels.min()} to {labels.max()}: is this {collection.title}?")
+        raise MiniVAEError(
+            f"{part} labels should be {first} to {last}, "
+            f"got {labels.min()} to {labels.max()}: is this {collection.title}?"
+        )
     if collection.transposed:
         images = np.ascontiguousarray(images.transpose(0, 2, 1))
     return images, labels.astype(np.int64) - first
@@ -209,8 +236,10 @@ def _identified(collection, dataset):
         return replace(dataset, source=f"{dataset.source} (standard split and order, by checksum)")
     for other in COLLECTIONS.values():
         if checksum == other.train_labels_md5:
-            return replace(dataset, note=f"The labels in {dataset.source} are those of {other.title}: "
-                                         f"is this really {collection.title}?")
+            return replace(
+                dataset,
+                note=f"The labels in {dataset.source} are those of {other.title}: is this really {collection.title}?",
+            )
     return dataset
 
 

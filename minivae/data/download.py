@@ -98,8 +98,9 @@ def _retrieve(mirrors, name, md5, folder):
     import requests
 
     # A server that compresses in transit would spoil the checksum of a file that is gzip already.
-    downloader = pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=CHUNK, progressbar=sys.stderr.isatty(),
-                                      headers={"Accept-Encoding": "identity"})
+    downloader = pooch.HTTPDownloader(
+        timeout=TIMEOUT, chunk_size=CHUNK, progressbar=sys.stderr.isatty(), headers={"Accept-Encoding": "identity"}
+    )
     tried = []
     for mirror in mirrors:
         url = f"{mirror}/{name}"

@@ -18,8 +18,9 @@ from ..errors import MiniVAEError
 from ..files import atomic_write
 from .streams import most_bytes, open_stream
 
-TYPES = {code: np.dtype(name) for code, name in
-         {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}.items()}
+TYPES = {
+    code: np.dtype(name) for code, name in {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}.items()
+}
 CODES = {dtype.newbyteorder("="): code for code, dtype in TYPES.items()}
 CHUNK = 1 << 20
 MOST_DIMENSIONS = 64  # of a NumPy array
@@ -35,13 +36,17 @@ def read_idx(path):
         dtype, shape = _read_header(stream, path)
         promised = dtype.itemsize * math.prod(shape)
         if promised > most_bytes(path):
-            raise MiniVAEError(f"{path}: the header promises shape {shape}, {promised:,} bytes, "
-                               "more than the file can hold: it is truncated or damaged")
+            raise MiniVAEError(
+                f"{path}: the header promises shape {shape}, {promised:,} bytes, "
+                "more than the file can hold: it is truncated or damaged"
+            )
         values = _read_at_most(stream, promised + 1)
     if len(values) != promised:
         found = f"only {len(values):,}" if len(values) < promised else "more"
-        raise MiniVAEError(f"{path}: the header promises shape {shape}, {promised:,} bytes, but {found} "
-                           "follow: the file is truncated or damaged, fetch it again")
+        raise MiniVAEError(
+            f"{path}: the header promises shape {shape}, {promised:,} bytes, but {found} "
+            "follow: the file is truncated or damaged, fetch it again"
+        )
     return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -53,8 +58,7 @@ def write_idx(path, array):
     """
     array = np.asarray(array)
     if array.dtype.newbyteorder("=") not in CODES:
-        raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {array.dtype}: "
-                           "convert the array first")
+        raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {array.dtype}: convert the array first")
     if array.size == 0 or array.ndim == 0:
         raise MiniVAEError(f"an IDX file holds at least one value in one dimension, got shape {array.shape}")
     contents = idx_bytes(array)
@@ -74,12 +78,13 @@ def idx_bytes(array):
 def _read_header(stream, path):
     start = _read_at_most(stream, 4)
     if len(start) < 4 or start[:2] != b"\0\0":
-        raise MiniVAEError(f"{path}: not an IDX file: it should begin with two zero bytes, a type and a "
-                           f"number of dimensions, but begins with {bytes(start).hex(' ') or 'nothing'}")
+        raise MiniVAEError(
+            f"{path}: not an IDX file: it should begin with two zero bytes, a type and a "
+            f"number of dimensions, but begins with {bytes(start).hex(' ') or 'nothing'}"
+        )
     code, ndim = start[2:]
     if code not in TYPES:
-        raise MiniVAEError(f"{path}: IDX type code {code} is unknown: "
-                           f"expected one of {', '.join(map(str, TYPES))}")
+        raise MiniVAEError(f"{path}: IDX type code {code} is unknown: expected one of {', '.join(map(str, TYPES))}")
     if not 1 <= ndim <= MOST_DIMENSIONS:
         raise MiniVAEError(f"{path}: the IDX header says {ndim} dimensions: expected 1 to {MOST_DIMENSIONS}")
     sizes = _read_at_most(stream, 4 * ndim)

@@ -42,8 +42,9 @@ def _stack(named_pictures, size, color):
         image = _pixels(picture, size, color)
         if images and image.shape != images[0].shape:
             sizes = " and ".join(f"{shape[0]} x {shape[1]}" for shape in (images[0].shape, image.shape))
-            raise MiniVAEError(f"the images are of several sizes, {sizes} ({name}): "
-                               "give size=(height, width) to scale them all")
+            raise MiniVAEError(
+                f"the images are of several sizes, {sizes} ({name}): give size=(height, width) to scale them all"
+            )
         images.append(image)
     return np.stack(images)
 
@@ -60,8 +61,9 @@ def _pixels(picture, size, color):
 def _picture_files(folder):
     if not os.path.isdir(folder):
         raise MiniVAEError(f"cannot read images from {folder}: no such folder can be opened")
-    paths = sorted(path for path in folder.rglob("*")
-                   if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+    )
     if not paths:
         raise MiniVAEError(f"no images in {folder}: expected files that end in {', '.join(ENDINGS)}")
     return paths
@@ -92,15 +94,15 @@ def _as_uint8(source):
         raise MiniVAEError(f"the images do not make one array, are they of several sizes? {error}") from error
     is_images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)
     if not is_images or array.size == 0:
-        raise MiniVAEError("expected images of shape (N, height, width) or (N, height, width, 3), "
-                           f"got shape {array.shape}")
+        raise MiniVAEError(
+            f"expected images of shape (N, height, width) or (N, height, width, 3), got shape {array.shape}"
+        )
     if array.dtype == np.uint8:
         return array
     most = {"b": 1, "u": 255, "i": 255, "f": 1}.get(array.dtype.kind)
     if most is None or not (array.min() >= 0 and array.max() <= most):
         found = f"{array.dtype}" if most is None else f"{array.dtype} from {array.min()} to {array.max()}"
-        raise MiniVAEError("expected pixels as whole numbers from 0 to 255 or as fractions from 0 to 1, "
-                           f"got {found}")
+        raise MiniVAEError(f"expected pixels as whole numbers from 0 to 255 or as fractions from 0 to 1, got {found}")
     return np.rint(array * (255 / most)).astype(np.uint8)
 
 

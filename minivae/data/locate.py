@@ -59,10 +59,12 @@ def _find_idx(collection, folder):
 
 def _idx_paths(collection, folder):
     """For each of the four IDX files: the path under which `folder` has it, or None."""
+
     def first(name):
         spellings = (name, name.replace("-idx", ".idx"))
         choices = (folder / (spelling + ending) for ending in ("", ".gz") for spelling in spellings)
         return next(filter(os.path.isfile, choices), None)
+
     return tuple(map(first, collection.files))
 
 
@@ -95,8 +97,7 @@ def _what_was_looked_for(collection, root):
     passed_over = _is_named_after_another(collection, root)
     if passed_over:
         message += f". IDX files in {root} itself do not count, since its name says {named_by(root.name)}"
-    present = [path.name for folder in _folders(collection, root) for path in _idx_paths(collection, folder)
-               if path]
+    present = [path.name for folder in _folders(collection, root) for path in _idx_paths(collection, folder) if path]
     if present and not passed_over:
         message += f". Found only {', '.join(present)}"
     return message

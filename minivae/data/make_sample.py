@@ -26,8 +26,13 @@ def make_sample(data_dir, out=SAMPLE):
         raise MiniVAEError(f"{data_dir} does not hold the standard MNIST in its standard order")
     train, test = first_of_each_class(mnist.y_train, 500), first_of_each_class(mnist.y_test, 100)
     with atomic_write(out) as file:
-        np.savez_compressed(file, x_train=mnist.x_train[train], y_train=mnist.y_train[train].astype(np.uint8),
-                            x_test=mnist.x_test[test], y_test=mnist.y_test[test].astype(np.uint8))
+        np.savez_compressed(
+            file,
+            x_train=mnist.x_train[train],
+            y_train=mnist.y_train[train].astype(np.uint8),
+            x_test=mnist.x_test[test],
+            y_test=mnist.y_test[test].astype(np.uint8),
+        )
 
 
 def main():

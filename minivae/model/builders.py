@@ -1,6 +1,5 @@
 """Usual models in one line: `mlp` and `convnet` work out all sizes."""
 
-
 from ..errors import MiniVAEError
 from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .layers import Dense, ReLU

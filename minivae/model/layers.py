@@ -54,7 +54,7 @@ def relu(x):
 def sigmoid(x):
     """The logistic function 1 / (1 + exp(-x)), written so that nothing overflows.
 
-        y = 1/2 + 1/2 tanh(x / 2),   dy/dx = y (1 - y)
+    y = 1/2 + 1/2 tanh(x / 2),   dy/dx = y (1 - y)
     """
     y = 0.5 + 0.5 * np.tanh(0.5 * x)
     return y, lambda dy: dy * (y * (1 - y))

@@ -75,7 +75,7 @@ def heteroscedastic_log_prob(x, mean, log_var):
 def log_softmax(logits):
     """Log-probabilities, and probabilities, from logits along the last axis; exp cannot overflow.
 
-        log p_k = l_k - log sum_j exp(l_j)
+    log p_k = l_k - log sum_j exp(l_j)
     """
     shifted = logits - np.max(logits, axis=-1, keepdims=True)
     p = np.exp(shifted)

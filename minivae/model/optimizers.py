@@ -23,9 +23,7 @@ class Optimizer(Settings):
 
     def _positive(self, name, value, below=math.inf):
         if not 0 < value < below:
-            raise MiniVAEError(
-                f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {value!r}"
-            )
+            raise MiniVAEError(f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {value!r}")
         return float(value)
 
     def fresh_state(self, p):

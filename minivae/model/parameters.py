@@ -49,9 +49,7 @@ class Parameters(Mapping):
         """Copy NumPy arrays, given by name, into the views; names and shapes must agree exactly."""
         missing, unknown = self._views.keys() - arrays.keys(), arrays.keys() - self._views.keys()
         if missing or unknown:
-            raise MiniVAEError(
-                f"tensors do not fit this model: missing {sorted(missing)}, unknown {sorted(unknown)}"
-            )
+            raise MiniVAEError(f"tensors do not fit this model: missing {sorted(missing)}, unknown {sorted(unknown)}")
         for name, view in self._views.items():
             if arrays[name].shape != view.shape:
                 raise MiniVAEError(f"tensor {name!r} should be {view.shape}, got {arrays[name].shape}")
@@ -61,7 +59,6 @@ class Parameters(Mapping):
     def to_host(self):
         """A dict of name -> NumPy copy."""
         return {name: np.array(self.backend.to_host(view)) for name, view in self._views.items()}
-
 
     def __reduce__(self):
         """A copy or a pickle holds one NumPy array, from which the views are made again."""

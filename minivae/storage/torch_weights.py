@@ -50,6 +50,4 @@ def from_torch_state_dict(vae, state):
             f"the state dict does not fit this model: missing {sorted(names.keys() - state.keys())}, "
             f"unknown {sorted(state.keys() - names.keys())}"
         )
-    vae.parameters.load(
-        {names[name]: _transposed(np.asarray(tensor), (2, 3, 1, 0)) for name, tensor in state.items()}
-    )
+    vae.parameters.load({names[name]: _transposed(np.asarray(tensor), (2, 3, 1, 0)) for name, tensor in state.items()})

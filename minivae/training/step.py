@@ -1,6 +1,5 @@
 """One step of training, from a batch's rows to the new weights, as a function of arrays that the backend compiles."""
 
-
 import numpy as np
 
 from ..engine import rows

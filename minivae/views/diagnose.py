@@ -355,8 +355,12 @@ def _collapse(vae, report, x, y, mu, log_var, baseline, scores):
         of_dims = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
         active = mu.var(axis=0) > ACTIVE
         shown = " ".join(f"{each:.2f}" for each in of_dims[:12]) + " ..." * (D > 12)
-        report.note("dimensions used", f"{active.sum()} of {D}; KL of each: {shown} nats",
-                    active=int(active.sum()), kl_of_dimensions=of_dims.tolist())
+        report.note(
+            "dimensions used",
+            f"{active.sum()} of {D}; KL of each: {shown} nats",
+            active=int(active.sum()),
+            kl_of_dimensions=of_dims.tolist(),
+        )
     else:
         active = np.full(D, True)
     untrained = baseline is not None and loss - baseline > 0.05 * abs(baseline)
@@ -505,8 +509,10 @@ def _overfitting(probe, report, baseline, scores, train, history):
     if baseline is None or old >= baseline:
         return
     carried, lowest = (baseline - new) / (baseline - old), _lowest(history)
-    if carried < CARRIED_OVER or lowest and history[-1]["val_loss"] - lowest["val_loss"] > STILL_FALLING * abs(
-        baseline - lowest["val_loss"]
+    if (
+        carried < CARRIED_OVER
+        or lowest
+        and history[-1]["val_loss"] - lowest["val_loss"] > STILL_FALLING * abs(baseline - lowest["val_loss"])
     ):
         when = f" The validation loss was lowest after epoch {lowest['epoch']} of {len(history)}." if lowest else ""
         yield Finding(

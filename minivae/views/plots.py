@@ -372,8 +372,10 @@ def _plane(mu, log_var):
     # A direction's sign is arbitrary: let its largest coefficient be positive.
     directions = directions * np.sign(np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0))
     shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
-    labels = [f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
-              for i, share in enumerate(shares, 1)]
+    labels = [
+        f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
+        for i, share in enumerate(shares, 1)
+    ]
     return (mu @ directions).T, labels
 
 
@@ -414,8 +416,11 @@ def kl_per_dimension(vae, x, ax=None):
     ax.bar(np.arange(n), kl[order], width=0.7, color=np.where(active, COLOURS[0], INACTIVE))
     ax.set_xlim((n - 1 - room) / 2, (n - 1 + room) / 2)
     ax.set_xticks(np.arange(n) if n <= 32 else [], [f"z{d + 1}" for d in order] if n <= 32 else [])
-    ax.set(title=f"KL of each latent dimension: {kl.sum():.2f} nats, {active.sum()} of {n} active",
-           xlabel="latent dimension, largest KL first", ylabel="nats per example")
+    ax.set(
+        title=f"KL of each latent dimension: {kl.sum():.2f} nats, {active.sum()} of {n} active",
+        xlabel="latent dimension, largest KL first",
+        ylabel="nats per example",
+    )
     return ax.figure
 
 

@@ -81,7 +81,7 @@ LADDERS = {
 
 
 def recognised(x):
-    """"MNIST", "Fashion-MNIST" or None for x (N, X) in [0, 1], by its mean image."""
+    """ "MNIST", "Fashion-MNIST" or None for x (N, X) in [0, 1], by its mean image."""
     if x.shape[1] != 784:
         return None
     blocks = x.mean(axis=0).reshape(7, 4, 7, 4).mean(axis=(1, 3)).ravel()

@@ -51,8 +51,11 @@ def _lines(vae):
 
 def _counts(vae):
     table = rows(vae)
-    counts = [f"{part} {count:,}" for part in ("encoder", "decoder", "posterior", "likelihood")
-              if (count := sum(row.parameters for row in table if row.part == part))]
+    counts = [
+        f"{part} {count:,}"
+        for part in ("encoder", "decoder", "posterior", "likelihood")
+        if (count := sum(row.parameters for row in table if row.part == part))
+    ]
     return f"{vae.parameters.flat.size:,} parameters of {vae.dtype.name}: {' + '.join(counts)}"
 
 

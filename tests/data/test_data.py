@@ -46,6 +46,7 @@ def put_idx(folder, images=(3, 28, 28), seed=0, ending="", prefix="", test="t10k
 
 # The bundled sample
 
+
 def test_sample_is_balanced_real_digits(digits):
     assert digits.x_train.shape == (5000, 28, 28) and digits.x_test.shape == (1000, 28, 28)
     assert digits.x_train.dtype == np.uint8 and digits.x_train.max() == 255
@@ -60,6 +61,7 @@ def test_sample_is_balanced_real_digits(digits):
 
 
 # IDX
+
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "float32", "float64"])
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -90,23 +92,27 @@ def test_gzip_is_told_by_its_contents(tmp_path):
 GOOD = idx((3, 2), b"abcdef")
 
 
-@pytest.mark.parametrize("contents, words", {
-    "empty": (b"", "not an IDX file"),
-    "text": (b"label,pixel1", "not an IDX file"),
-    "type": (idx((3,), b"abc", code=7), "type code 7"),
-    "no dimensions": (idx((), b""), "0 dimensions"),
-    "header": (GOOD[:9], "truncated"),
-    "values": (GOOD[:-1], "truncated"),
-    "trailing": (GOOD + b"x", "more follow"),
-    "nothing inside": (idx((0, 28, 28), b""), "holds nothing"),
-    "terabytes": (idx((2**31, 28, 28), b"abc"), "more than the file can hold"),
-    "gzip terabytes": (gzip.compress(idx((2**31, 28, 28), b"abc")), "more than the file can hold"),
-    "gzip short": (gzip.compress(GOOD[:-1]), "only 5 follow"),
-    "gzip trailing": (gzip.compress(GOOD + b"x"), "more follow"),
-    "gzip cut": (gzip.compress(GOOD)[:-6], "gzip"),
-    "gzip checksum": (gzip.compress(GOOD)[:-8] + bytes(8), "gzip"),
-    "gzip header only": (b"\x1f\x8b", "gzip"),
-}.values(), ids=str)
+@pytest.mark.parametrize(
+    "contents, words",
+    {
+        "empty": (b"", "not an IDX file"),
+        "text": (b"label,pixel1", "not an IDX file"),
+        "type": (idx((3,), b"abc", code=7), "type code 7"),
+        "no dimensions": (idx((), b""), "0 dimensions"),
+        "header": (GOOD[:9], "truncated"),
+        "values": (GOOD[:-1], "truncated"),
+        "trailing": (GOOD + b"x", "more follow"),
+        "nothing inside": (idx((0, 28, 28), b""), "holds nothing"),
+        "terabytes": (idx((2**31, 28, 28), b"abc"), "more than the file can hold"),
+        "gzip terabytes": (gzip.compress(idx((2**31, 28, 28), b"abc")), "more than the file can hold"),
+        "gzip short": (gzip.compress(GOOD[:-1]), "only 5 follow"),
+        "gzip trailing": (gzip.compress(GOOD + b"x"), "more follow"),
+        "gzip cut": (gzip.compress(GOOD)[:-6], "gzip"),
+        "gzip checksum": (gzip.compress(GOOD)[:-8] + bytes(8), "gzip"),
+        "gzip header only": (b"\x1f\x8b", "gzip"),
+    }.values(),
+    ids=str,
+)
 def test_damaged_idx_is_one_clear_error(tmp_path, contents, words):
     path = tmp_path / "file"
     path.write_bytes(contents)
@@ -129,9 +135,18 @@ def test_idx_that_cannot_be_read_or_written(tmp_path):
 
 # Finding a named data set
 
-@pytest.mark.parametrize("name, inside", [
-    ("mnist", ""), ("mnist", "mnist"), ("mnist", "MNIST/raw"), ("fashion-mnist", ""),
-    ("fashion-mnist", "fashion-mnist"), ("fashion-mnist", "FashionMNIST/raw")])
+
+@pytest.mark.parametrize(
+    "name, inside",
+    [
+        ("mnist", ""),
+        ("mnist", "mnist"),
+        ("mnist", "MNIST/raw"),
+        ("fashion-mnist", ""),
+        ("fashion-mnist", "fashion-mnist"),
+        ("fashion-mnist", "FashionMNIST/raw"),
+    ],
+)
 @pytest.mark.parametrize("ending, dot", [("", "-"), (".gz", "-"), ("", "."), (".gz", ".")])
 def test_idx_files_are_found_in_every_layout(tmp_path, name, inside, ending, dot):
     pixels = put_idx(tmp_path / "here" / inside, ending=ending, dot=dot)
@@ -241,6 +256,7 @@ def test_unsound_data_sets_are_refused(tmp_path):
 
 # Choosing examples
 
+
 def test_limit(digits):
     few = data.load("sample", limit=7)
     np.testing.assert_array_equal(few.x_train, digits.x_train[:7])
@@ -276,6 +292,7 @@ def test_only_by_name(tmp_path):
 
 # CSV
 
+
 def csv_text(labels, images, header=None):
     rows = [",".join(map(str, [label, *image.ravel()])) for label, image in zip(labels, images, strict=True)]
     return "\n".join(([header] if header else []) + rows) + "\n"
@@ -286,21 +303,26 @@ PIXELS = np.random.default_rng(0).choice(np.array([0, 7, 10, 99, 100, 255], np.u
 LABELS = [9, 0, 3, 3, 1, 9]
 
 
-@pytest.mark.parametrize("change", {
-    "as it is": lambda text: text,
-    "no header": lambda text: text.split("\n", 1)[1],
-    "byte-order mark": lambda text: "\ufeff" + text,
-    "byte-order mark, no header": lambda text: "\ufeff" + text.split("\n", 1)[1],
-    "Windows": lambda text: text.replace("\n", "\r\n"),
-    "trailing empty lines": lambda text: text + "\n \n",
-    "no end of line": lambda text: text.rstrip(),
-    "blanks": lambda text: text.replace(",", ", "),
-    "leading zeros": lambda text: text.replace(",0,", ",000,"),
-    "numbers in the header": lambda text: text.replace("pixel", ""),
-    "quoted header": lambda text: text.replace("label", '"label"'),
-    "label last": lambda text: "\n".join(",".join([*line.split(",")[1:], line.split(",")[0]])
-                                         for line in text.splitlines()),
-}.values(), ids=range(12))
+@pytest.mark.parametrize(
+    "change",
+    {
+        "as it is": lambda text: text,
+        "no header": lambda text: text.split("\n", 1)[1],
+        "byte-order mark": lambda text: "\ufeff" + text,
+        "byte-order mark, no header": lambda text: "\ufeff" + text.split("\n", 1)[1],
+        "Windows": lambda text: text.replace("\n", "\r\n"),
+        "trailing empty lines": lambda text: text + "\n \n",
+        "no end of line": lambda text: text.rstrip(),
+        "blanks": lambda text: text.replace(",", ", "),
+        "leading zeros": lambda text: text.replace(",0,", ",000,"),
+        "numbers in the header": lambda text: text.replace("pixel", ""),
+        "quoted header": lambda text: text.replace("label", '"label"'),
+        "label last": lambda text: "\n".join(
+            ",".join([*line.split(",")[1:], line.split(",")[0]]) for line in text.splitlines()
+        ),
+    }.values(),
+    ids=range(12),
+)
 def test_csv(tmp_path, change):
     path = tmp_path / "file.csv"
     path.write_bytes(change(csv_text(LABELS, PIXELS, HEADER)).encode())
@@ -319,19 +341,23 @@ def test_csv_of_other_forms(tmp_path):
     np.testing.assert_array_equal(data.read_csv(path, shape=(4, 5))[0], PIXELS[:, :4, :5])
 
 
-@pytest.mark.parametrize("change, words", {
-    "too few": (lambda rows: rows[3].pop(), "line 5: expected 785 values, got 784"),
-    "too many": (lambda rows: rows[3].append("0"), "line 5: expected 785 values, got 786"),
-    "two in one": (lambda rows: rows.__setitem__(3, rows[3] + rows.pop(4)), "line 5: .* got 1570"),
-    "word": (lambda rows: rows[5].__setitem__(7, "abc"), "line 7, column 8: .* got 'abc'"),
-    "empty field": (lambda rows: rows[0].__setitem__(1, ""), "line 2, column 2: .* got nothing"),
-    "fraction": (lambda rows: rows[0].__setitem__(784, "0.5"), "line 2, column 785: .* got '0.5'"),
-    "negative": (lambda rows: rows[1].__setitem__(2, "-1"), "line 3, column 3: .* got '-1'"),
-    "256": (lambda rows: rows[1].__setitem__(2, "256"), "line 3, column 3: .* got '256'"),
-    "1000": (lambda rows: rows[1].__setitem__(2, "1000"), "line 3, column 3: .* got '1000'"),
-    "long": (lambda rows: rows[1].__setitem__(2, "9" * 5000), "line 3, column 3"),
-    "other digits": (lambda rows: rows[1].__setitem__(2, "\u0663"), "line 3, column 3"),
-}.values(), ids=range(11))
+@pytest.mark.parametrize(
+    "change, words",
+    {
+        "too few": (lambda rows: rows[3].pop(), "line 5: expected 785 values, got 784"),
+        "too many": (lambda rows: rows[3].append("0"), "line 5: expected 785 values, got 786"),
+        "two in one": (lambda rows: rows.__setitem__(3, rows[3] + rows.pop(4)), "line 5: .* got 1570"),
+        "word": (lambda rows: rows[5].__setitem__(7, "abc"), "line 7, column 8: .* got 'abc'"),
+        "empty field": (lambda rows: rows[0].__setitem__(1, ""), "line 2, column 2: .* got nothing"),
+        "fraction": (lambda rows: rows[0].__setitem__(784, "0.5"), "line 2, column 785: .* got '0.5'"),
+        "negative": (lambda rows: rows[1].__setitem__(2, "-1"), "line 3, column 3: .* got '-1'"),
+        "256": (lambda rows: rows[1].__setitem__(2, "256"), "line 3, column 3: .* got '256'"),
+        "1000": (lambda rows: rows[1].__setitem__(2, "1000"), "line 3, column 3: .* got '1000'"),
+        "long": (lambda rows: rows[1].__setitem__(2, "9" * 5000), "line 3, column 3"),
+        "other digits": (lambda rows: rows[1].__setitem__(2, "\u0663"), "line 3, column 3"),
+    }.values(),
+    ids=range(11),
+)
 def test_a_bad_row_is_named_by_its_line(tmp_path, change, words):
     rows = [line.split(",") for line in csv_text(LABELS, PIXELS).splitlines()]
     change(rows)
@@ -354,18 +380,25 @@ def test_a_bad_row_far_into_the_file(tmp_path):
         data.read_csv(tmp_path / "other.csv")
 
 
-@pytest.mark.parametrize("text, words", {
-    "empty": ("", "the file is empty"),
-    "header only": (HEADER + "\n", "no rows"),
-    "blank lines only": ("\n\r\n", "the file is empty"),
-    "another header": ("label,a,b\n" + csv_text(LABELS, PIXELS), "square image"),
-    "header that does not fit": ("label,a,b,c,d\n" + csv_text(LABELS, PIXELS), "line 2: expected 5 values, got 785"),
-    "header without label, lower": ("\n\nclass,a", "line 3: no label column"),
-    "header without label": (HEADER.replace("label", "class"), "line 1: no label column"),
-    "rows without label": (csv_text(LABELS, PIXELS)[2:], "is the label column missing"),
-    "semicolons": (csv_text(LABELS, PIXELS).replace(",", ";"), "line 1"),
-    "other": ("<html>404</html>", "no label column"),
-}.values(), ids=range(10))
+@pytest.mark.parametrize(
+    "text, words",
+    {
+        "empty": ("", "the file is empty"),
+        "header only": (HEADER + "\n", "no rows"),
+        "blank lines only": ("\n\r\n", "the file is empty"),
+        "another header": ("label,a,b\n" + csv_text(LABELS, PIXELS), "square image"),
+        "header that does not fit": (
+            "label,a,b,c,d\n" + csv_text(LABELS, PIXELS),
+            "line 2: expected 5 values, got 785",
+        ),
+        "header without label, lower": ("\n\nclass,a", "line 3: no label column"),
+        "header without label": (HEADER.replace("label", "class"), "line 1: no label column"),
+        "rows without label": (csv_text(LABELS, PIXELS)[2:], "is the label column missing"),
+        "semicolons": (csv_text(LABELS, PIXELS).replace(",", ";"), "line 1"),
+        "other": ("<html>404</html>", "no label column"),
+    }.values(),
+    ids=range(10),
+)
 def test_csv_that_is_none(tmp_path, text, words):
     (tmp_path / "file.csv").write_text(text)
     with pytest.raises(MiniVAEError, match=words):
@@ -394,10 +427,14 @@ def test_csv_of_60000_rows_takes_seconds_and_little_memory(tmp_path):
     assert peak - images.nbytes < 200 * 2**20
 
 
-@pytest.mark.parametrize("name, files, header, first_label", [
-    ("fashion-mnist", ("fashion-mnist_train.csv", "fashion-mnist_test.csv"), HEADER, 0),
-    ("mnist", ("mnist_train.csv", "mnist_test.csv"), None, 0),
-    ("emnist-letters", ("emnist-letters-train.csv", "emnist-letters-test.csv"), None, 1)])
+@pytest.mark.parametrize(
+    "name, files, header, first_label",
+    [
+        ("fashion-mnist", ("fashion-mnist_train.csv", "fashion-mnist_test.csv"), HEADER, 0),
+        ("mnist", ("mnist_train.csv", "mnist_test.csv"), None, 0),
+        ("emnist-letters", ("emnist-letters-train.csv", "emnist-letters-test.csv"), None, 1),
+    ],
+)
 def test_kaggle_files_are_found(tmp_path, name, files, header, first_label):
     for file in files:
         (tmp_path / file).write_text(csv_text(np.array(LABELS) + first_label, PIXELS, header))
@@ -420,6 +457,7 @@ def test_mapping(tmp_path):
 
 
 # Keras's npz
+
 
 def put_npz(path, **changes):
     arrays = dict(x_train=PIXELS, y_train=np.array(LABELS, np.uint8), x_test=PIXELS, y_test=np.array(LABELS))
@@ -458,6 +496,7 @@ def test_damaged_npz_is_one_clear_error(tmp_path):
 
 
 # Your own images
+
 
 def test_images_from_a_folder(tmp_path):
     for name, size in (("b.png", (5, 4)), ("a.PNG", (5, 4)), ("sub/c.jpg", (5, 4)), ("notes.txt", None)):

@@ -55,7 +55,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if behaviour == "wrong":
             contents = bytes(len(contents))
         if behaviour in ("cut", "stall"):
-            contents = contents[:len(contents) // 2]
+            contents = contents[: len(contents) // 2]
         self.wfile.write(contents)
         if behaviour == "stall":
             self.server.stalled.set()
@@ -121,8 +121,9 @@ def letters(mirrors, cache, monkeypatch, tmp_path):
             archive.writestr(f"gzip/{name}", contents)
         archive.writestr("gzip/emnist-digits-train-labels-idx1-ubyte.gz", b"not wanted")
     mirrors.files = {path.name: path.read_bytes()}
-    collection = replace(collection, mirrors=mirrors.urls(FIRST),
-                         archive=replace(collection.archive, md5=md5(path.read_bytes())))
+    collection = replace(
+        collection, mirrors=mirrors.urls(FIRST), archive=replace(collection.archive, md5=md5(path.read_bytes()))
+    )
     monkeypatch.setitem(catalogue.COLLECTIONS, collection.name, collection)
     return collection
 
@@ -147,9 +148,15 @@ def test_the_next_mirror_is_taken(clothes, mirrors, cache, behaviour):
     assert cached(cache) == sorted(mirrors.files)
 
 
-@pytest.mark.parametrize("behaviour, reason", [
-    ("missing", "HTTP status 404"), ("wrong", "its checksum is not"), ("cut", "the connection broke off"),
-    ("stall", "no answer in time")])
+@pytest.mark.parametrize(
+    "behaviour, reason",
+    [
+        ("missing", "HTTP status 404"),
+        ("wrong", "its checksum is not"),
+        ("cut", "the connection broke off"),
+        ("stall", "no answer in time"),
+    ],
+)
 def test_an_error_tells_what_was_tried(clothes, mirrors, cache, monkeypatch, behaviour, reason):
     monkeypatch.setattr(download, "TIMEOUT", (1, 0.2))
     mirrors.behave = {FIRST: behaviour, SECOND: behaviour}
@@ -240,8 +247,12 @@ print(data.load(name).y_train.tolist())
 def load_in_another_process(collection, limit=resource.RLIM_INFINITY):
     """Start loading in a process that may write no file of more than `limit` bytes, as on a full disk."""
     md5s = collection.md5s or [collection.archive.md5]
-    return subprocess.Popen([sys.executable, "-c", LOAD, str(limit), collection.name, collection.mirrors[0], *md5s],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD, str(limit), collection.name, collection.mirrors[0], *md5s],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_full_disk(clothes, mirrors, cache):

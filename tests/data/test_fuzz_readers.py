@@ -11,8 +11,20 @@ from minivae import data
 from minivae.errors import MiniVAEError
 
 GZIP = b"\x1f\x8b"
-TELLING = [b"\0", b"\xff", b"\x7f\xff\xff\xff", b"\n", b"\r\n", b",", b",,", b"-1", b"256", b"1e2", b" ",
-           b"\xef\xbb\xbf"]
+TELLING = [
+    b"\0",
+    b"\xff",
+    b"\x7f\xff\xff\xff",
+    b"\n",
+    b"\r\n",
+    b",",
+    b",,",
+    b"-1",
+    b"256",
+    b"1e2",
+    b" ",
+    b"\xef\xbb\xbf",
+]
 
 
 def mutated(contents, rng):
@@ -29,13 +41,13 @@ def mutated(contents, rng):
             case 1:
                 del contents[at:]
             case 2:
-                del contents[at:at + length]
+                del contents[at : at + length]
             case 3:
                 contents[at:at] = telling
             case 4:
-                contents[at:at + len(telling)] = telling
+                contents[at : at + len(telling)] = telling
             case 5:
-                contents[at:at] = contents[at:at + length * 8]
+                contents[at:at] = contents[at : at + length * 8]
     return bytes(contents)
 
 
@@ -46,9 +58,9 @@ def plain(contents):
 def reference_idx(contents):
     contents = plain(contents)
     _, _, code, ndim = contents[:4]
-    shape = struct.unpack(f">{ndim}I", contents[4:4 + 4 * ndim])
+    shape = struct.unpack(f">{ndim}I", contents[4 : 4 + 4 * ndim])
     dtype = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}[code]
-    return np.frombuffer(contents[4 + 4 * ndim:], dtype).reshape(shape)
+    return np.frombuffer(contents[4 + 4 * ndim :], dtype).reshape(shape)
 
 
 def check_idx(path, contents):
@@ -61,8 +73,9 @@ def check_csv(path, contents):
     lines = [line for line in plain(contents).removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
     names = [name.strip(b' \t\r"').lower() for name in lines[0].split(b",")]
     label = names.index(b"label") if b"label" in names else 0
-    rows = np.array([[int(field.decode("latin1").strip()) for field in line.split(b",")]
-                     for line in lines[b"label" in names:]])
+    rows = np.array(
+        [[int(field.decode("latin1").strip()) for field in line.split(b",")] for line in lines[b"label" in names :]]
+    )
     np.testing.assert_array_equal(labels, rows[:, label])
     np.testing.assert_array_equal(images.reshape(len(images), -1), np.delete(rows, label, axis=1))
 

@@ -58,9 +58,7 @@ def test_output_has_a_line_for_each_epoch_and_ends_with_the_result(finished):
 
 def test_metrics_csv(finished):
     header, *rows = (finished[0] / "metrics.csv").read_text().splitlines()
-    assert header == (
-        "epoch,seconds,train_loss,train_reconstruction,train_kl,test_loss,test_reconstruction,test_kl"
-    )
+    assert header == ("epoch,seconds,train_loss,train_reconstruction,train_kl,test_loss,test_reconstruction,test_kl")
     table = np.array([list(map(float, row.split(","))) for row in rows])
     assert table[:, 0].tolist() == [1, 2, 3]
     assert table[-1, 2] < table[0, 2] and table[-1, 5] < table[0, 5]

@@ -54,7 +54,12 @@ def test_fashion_recipe_is_half_the_squared_error(tmp_path):
     assert "ELBO" not in process.stdout
     assert printed == pytest.approx(error, rel=0.02)
     assert {path.stem for path in tmp_path.glob("*.png")} == {
-        "loss_curves", "reconstructions", "latent_space", "samples", "architecture", "manifold"
+        "loss_curves",
+        "reconstructions",
+        "latent_space",
+        "samples",
+        "architecture",
+        "manifold",
     }
 
 

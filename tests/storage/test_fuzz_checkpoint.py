@@ -1,6 +1,6 @@
 """Thousands of damaged checkpoints: each loads as it was, or is refused with a MiniVAEError, and nothing else happens.
 
-    pytest -m slow tests/storage/test_fuzz_checkpoint.py
+pytest -m slow tests/storage/test_fuzz_checkpoint.py
 """
 
 import json

@@ -80,7 +80,7 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
         (lambda: vae(likelihood=mv.Bernoulli), r"Bernoulli\(\), got the class Bernoulli: write Bernoulli\(...\)"),
         (lambda: vae(posterior=mv.FlowPosterior), r"posterior .* such as DiagonalGaussian\(\), got the class Flow"),
         (lambda: vae(bound=3), r"bound should be an instance such as ELBO\(\), got 3"),
-        (lambda: vae(dtype="floaty"), "should be \"float32\" or \"float64\", got 'floaty'"),
+        (lambda: vae(dtype="floaty"), 'should be "float32" or "float64", got \'floaty\''),
         (lambda: mv.VAE(None, [mv.Dense(2, 6)]), "expected a list of layers, got None"),
         (lambda: mv.VAE([mv.Dense(6, 4), mv.ReLU], [mv.Dense(2, 6)]), r"layer 1 .*, got the class ReLU: write ReLU\("),
         (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "numba", "cupy" or "auto"'),

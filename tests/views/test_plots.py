@@ -315,9 +315,15 @@ def test_two_bars_do_not_fill_the_picture_and_collapsed_ones_are_grey():
 
 def test_architecture_names_layers_shapes_and_counts(vae):
     text = "\n".join(each.get_text() for each in plots.architecture(vae).axes[0].texts)
-    for words in ("Encoder: 109 parameters", "Decoder: 111 parameters", "input  (B, 16)",
-                  "Dense  (B, 5)\n85 parameters", "ReLU  (B, 5)",
-                  "z ~ q(z | x): DiagonalGaussian  (B, 2)", "p(x | z): Bernoulli  (B, 16)"):
+    for words in (
+        "Encoder: 109 parameters",
+        "Decoder: 111 parameters",
+        "input  (B, 16)",
+        "Dense  (B, 5)\n85 parameters",
+        "ReLU  (B, 5)",
+        "z ~ q(z | x): DiagonalGaussian  (B, 2)",
+        "p(x | z): Bernoulli  (B, 16)",
+    ):
         assert words in text
 
 
