@@ -329,10 +329,13 @@ def install(mutant, functions):
     after = dict(before)
     exec(code, after)
     for name, value in before.items():
-        if isinstance(value, (int, float)) and value != after[name]:
+        if isinstance(value, (int, float, tuple)) and value != after[name]:
             for module in list(sys.modules.values()):
                 if getattr(module, name, None) is value:
                     setattr(module, name, after[name])
+        elif isinstance(value, set) or (isinstance(value, dict) and not any(map(callable, value.values()))):
+            value.clear()
+            value.update(after[name])
 
 
 class Notice:
@@ -460,7 +463,8 @@ class Run:
         """Whether a mutant passes the tests that pass its lines; a test that takes far longer than it should fails."""
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if mutant.module == "engine.llvm":  # it may compile other code for the same text
+        if mutant.module == "engine.llvm" and re.search("compile|machine|read|write", mutant.owner or ""):
+            # It may compile other code for the same text, so what it keeps must not meet another one.
             folder = tempfile.mkdtemp(dir=self.folder)
             platformdirs.user_cache_dir = lambda name: folder
         install(mutant, self.functions)

@@ -113,7 +113,7 @@ class Register:
         return self._arithmetic("div", x, self)
 
     def __neg__(self):
-        return self.code.set(self.type, f"fneg {self.typed}") if self.is_float else 0 - self
+        return self.code.set(self.type, f"fneg {self.typed}")
 
     def compare(self, test, y):
         """A test of LLVM's such as "ogt": greater, and neither is NaN."""

@@ -291,6 +291,11 @@ def parts_first(first, second, y):
     return {"y": y, "p": np.concatenate([first, second])}
 
 
+def early_and_late(a, small, first):
+    """The number is read before its array changes and after that."""
+    return {"p": a["p"] * 0.5, "y": small * product(a | {"v": first})}
+
+
 # Steps in which rows of a table, or a small number, are noted first and read last, when the table, the positions or
 # what the number is made of has changed; and rows that have never been in memory.
 HASTY = {
@@ -300,6 +305,8 @@ HASTY = {
     "parts of the number's array": lambda a, x, small: parts_first(
         np.square(a["v"][0, :1]), np.tanh(a["v"][0, 1:2]), product(a) * small
     ),
+    "a number, between": lambda a, x, small: early_and_late(a, small, a["v"] * small),
+    "a sum": lambda a, x, small: {"y": product(a) * np.sum(a["p"], keepdims=True), "p": a["p"] * 0.5},
     "rows as a table": lambda a, x, small: {"y": rows(rows(a["table"], a["few"]), a["n"] + 1) + product(a)},
     "rows in a product": lambda a, x, small: {"n": a["n"] + 1, "y": x @ a["w"]},
 }
@@ -328,6 +335,29 @@ def test_what_is_made_where_it_is_read_has_the_values_of_before_the_step(gpu, wh
         np.testing.assert_allclose(gpu.to_host(arrays["y"]), host["y"], rtol=1e-5)
 
 
+def test_a_number_of_an_array_of_which_parts_change_early_and_late(gpu):
+    host = {"whole": normal(4), "v": normal(1, 3, seed=1), "w": normal(3, 3, seed=2), "y": normal(1, 3)}
+    arrays = {name: gpu.asarray(array.copy()) for name, array in host.items()}
+
+    def step(a):
+        small = a["whole"][:1] * 3
+        first = a["v"] * small
+        p = a["p"] * 0.5
+        y = small * product(a | {"v": first})
+        return {"p": p, "y": y, "q": a["q"] + product(a | {"v": y})[0, :2]}
+
+    def with_parts(arrays):
+        return arrays | {"p": arrays["whole"][:2], "q": arrays["whole"][2:]}
+
+    compiled, eager = gpu.compile(step, with_parts(arrays)), Eager(step, with_parts(host))
+    assert isinstance(compiled, Kernels)
+    for _ in range(2):
+        compiled()
+        eager()
+        for name in "y", "whole":
+            np.testing.assert_allclose(gpu.to_host(arrays[name]), host[name], rtol=1e-5)
+
+
 def test_short_loops_share_a_kernel(gpu):
     """Each reads what other threads made in the one before."""
     n = 200
@@ -340,6 +370,14 @@ def test_short_loops_share_a_kernel(gpu):
 
     compiled = run(gpu, step, {"x": normal(n), "total": normal(1), "count": np.zeros(1, np.int64)}, rtol=1e-3)
     assert len(compiled._launches) == 1
+
+
+def test_loops_that_would_count_too_far_are_left_to_others(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "MOST_ELEMENTS", 99)
+    for n in 99, 100:
+        compiled = gpu.compile(lambda a: {"x": a["x"] * 2}, {"x": gpu.zeros((n,), "float32")})
+        assert isinstance(compiled, Kernels if n == 99 else Eager)
+    assert "at most 99 elements, not 100" in capsys.readouterr().err
 
 
 UNKNOWN = {
