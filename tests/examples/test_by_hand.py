@@ -78,10 +78,13 @@ def test_it_trains_and_draws_what_it_has_learnt(page, capsys, tmp_path):
     losses = [float(line.split()[2]) for line in capsys.readouterr().out.splitlines()]
     assert losses == sorted(losses, reverse=True) and losses[-1] < 240 < losses[0]
     figure = page.picture(p, x[:100], digits.y_train[:100], n=5)
-    points, images = figure.axes[0].collections[0].get_offsets(), figure.axes[1].images[0].get_array()
-    np.testing.assert_array_equal(points, page.encode(p, x[:100])[1])
-    bottom_left = page.sigmoid(page.decode(p, np.array([[-1.6, -1.6]]))[1])
-    np.testing.assert_allclose(images[-28:, :28], bottom_left.reshape(28, 28), rtol=1e-12)
+    digits_drawn, images = figure.axes[0].texts, figure.axes[1].images[0].get_array()
+    mu = page.encode(p, x[:100])[1]
+    np.testing.assert_array_equal([text.get_position() for text in digits_drawn], mu)
+    assert [text.get_text() for text in digits_drawn] == list(map(str, digits.y_train[:100]))
+    middle = -(np.abs(mu).max() + 0.1) * 4 / 5  # of the cell at the bottom on the left, one of five
+    bottom_left = page.sigmoid(page.decode(p, np.array([[middle, middle]]))[1])
+    np.testing.assert_allclose(images[-28:, :28], bottom_left.reshape(28, 28), rtol=1e-9)
     figure.savefig(tmp_path / "picture.png")
 
 
