@@ -6,7 +6,7 @@ import io
 from ..files import atomic_write
 from ..views.tables import html_table, text_table
 
-HEAD_ROWS, TAIL_ROWS = 5, 15  # that are shown of a longer history
+HEAD_ROWS, TAIL_ROWS = 3, 9  # that are shown of a longer history
 
 
 class History(list):

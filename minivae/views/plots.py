@@ -284,7 +284,7 @@ def _axes(ax, width, height):
 
 def latent_plane(vae, x, y=None, class_names=None, n=20, image_shape=None):
     """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there."""
-    figure = Figure(figsize=(14, 7.2), layout="constrained")
+    figure = Figure(figsize=(13, 6.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     latent_space(vae, x, y, class_names, ax=left)
     manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right)
@@ -305,7 +305,7 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
     points, labels = _plane(*vae.encode(x))
     ax = _axes(ax, 7, 7)
     order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
-    look = {"s": min(30, max(5, 4e4 / len(order))), "linewidths": 0}
+    look = {"s": min(18, max(5, 4e4 / len(order))), "linewidths": 0}
     if y is None:
         ax.scatter(*points, color=COLOURS[0], alpha=0.6, **look)
     else:
