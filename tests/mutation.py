@@ -50,8 +50,8 @@ MATHEMATICS = (
 SUITES = {
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
     ("engine.plan", "engine.calls", "engine.interpreter", "engine.tracing"): (
-        ["engines/test_plan.py", "engines/test_tracing.py", "engines/test_random_steps.py"],
-        "not (random_steps and (numba or fake))",
+        [f"engines/test_{name}.py" for name in ("plan", "tracing", "random_steps", "graph", "loops")],
+        "not (random_steps and (numba or fake)) and (not test_loops or operands_of_any_layout or sums_along_rows)",
     ),
     ("engine.llvm", "engine.loops"): (
         ["engines/test_loops.py", "engines/test_plan.py", "engines/test_races.py"],

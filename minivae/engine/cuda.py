@@ -132,7 +132,7 @@ def offset(shape, steps, i):
 
 def is_uniform(constant):
     """Whether all elements of a constant are the same number."""
-    return constant.size > 0 and bool((constant.ghost == constant.ghost.flat[0]).all())
+    return bool((constant.ghost == constant.ghost.flat[0]).all())
 
 
 class Code:
@@ -143,7 +143,6 @@ class Code:
 
     def __init__(self, plan, anew):
         self.plan, self.anew, self.arrays, self.reductions = plan, anew, {}, {}
-        self.begin()
 
     def begin(self):
         """Begin another loop: what was computed in the last one is forgotten."""

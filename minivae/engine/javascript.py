@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .convolution import chunk_steps
 from .cuda import EXPRESSIONS, START, is_uniform
-from .plan import Plan, merged, over
+from .plan import Plan, merged, over, whole_loop
 from .tracing import CAST, Untraceable, rows, trace
 
 # The views of the memory. JavaScript's integers of 64 bits are slow; as floats they are exact up to 2^53.
@@ -139,7 +139,7 @@ class Program:
         self.memory = memory = _Memory()
         self.lines, self.indent, self._constants = [], 2, []
         list_ = trace(function, {name: memory.copy(array) for name, array in arrays.items()}, dtype)
-        self.plan = (_Everything if keep else Plan)(list_, memory.empty, self._constant, elementwise_of)
+        self.plan = (_Everything if keep else Plan)(list_, memory.empty, self._constant, whole_loop)
         for value in self.plan.values:
             for dtype in (value.dtype, *value.dtypes):
                 if dtype.name not in TYPES:

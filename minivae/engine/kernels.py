@@ -18,7 +18,7 @@ import numpy as np
 from .convolution import chunk_steps
 from .cublas import is_matrix
 from .cuda import BLOCK, Code, c_type, check, copy, elements, reductions, row_sums
-from .plan import Plan, overlap
+from .plan import Plan, overlap, whole_loop
 from .tracing import CAST, Untraceable, rows
 
 SMALL = 1024  # elements of a loop that is short enough for a single block
@@ -38,7 +38,7 @@ class Kernels:
     def __init__(self, trace, backend):
         check(trace)
         self.xp, self.products = backend.xp, backend.products
-        self.plan = Plan(trace, backend.empty, backend.asarray, _elementwise)
+        self.plan = Plan(trace, backend.empty, backend.asarray, whole_loop)
         self.anew = made_anew(self.plan)
         self._work = []  # products, and lists of loops, each of which is a kernel
         for group in self.plan.groups:

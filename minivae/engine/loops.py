@@ -21,7 +21,7 @@ from scipy.linalg import cython_blas
 from . import llvm
 from .convolution import PATCH_BYTES, chunk_steps, correlate_weights
 from .llvm import TYPES, Code, Register, function_of, type_of
-from .plan import Plan, merged, over
+from .plan import Plan, merged, over, whole_loop
 from .threads import MAX_WORKERS, WORDS, Crew, blas, product_kernel
 from .tracing import Untraceable, rows
 
@@ -71,7 +71,7 @@ class Loops:
 
     def __init__(self, trace, backend, n_workers=None):
         self.n_workers = n_workers or blas.n_threads
-        self.plan = Plan(trace, backend.empty, lambda constant: constant, elementwise_of)
+        self.plan = Plan(trace, backend.empty, lambda constant: constant, whole_loop)
         self.instructions, self.groups = [], []
         self._kernels, self._kept = {}, []  # name -> text; what tables hold the addresses of
         self._phase = [[] for _ in range(self.n_workers)]  # what each thread touches since the last join

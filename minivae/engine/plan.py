@@ -158,8 +158,13 @@ def _share_windows(a, b):
     names = {value.function.__name__ for value in a + b}
     if names != {"correlate", "correlate_weights"} or len(a) != 1 or len(b) != 1:
         return False
-    apart = not {a[0].number, b[0].number} & {source.base.number for source in a[0].inputs + b[0].inputs}
+    apart = a[0].number not in {source.base.number for source in b[0].inputs}
     return apart and a[0].inputs[0] is b[0].inputs[0] and repr(a[0].settings) == repr(b[0].settings)
+
+
+def whole_loop(group):
+    """All of a group that has elementwise operations, for engines that make them and their sums in one loop."""
+    return group if any(value.kind == "elementwise" for value in group) else []
 
 
 # ------------------------------------------------------------------------------------------------------- memory
@@ -212,10 +217,9 @@ class Plan:
 
     def in_memory(self, value):
         """Whether a value needs memory: where only its own loop reads it, that keeps it."""
-        if value.kind != "elementwise" or value.number not in self.in_loop or value.number in self._assigned:
-            return True
         readers = [reader.number for reader, _ in self.readers.get(value.number, [])]
-        return any(self.at[n] != self.at[value.number] or n not in self.in_loop for n in readers)
+        elsewhere = any(self.at[n] != self.at[value.number] or n not in self.in_loop for n in readers)
+        return elsewhere or value.number in self._assigned
 
     def scratch(self, owner, purpose, shape, dtype):
         """Memory for what one step of a convolution makes for the next; all convolutions share it in turn."""

@@ -281,6 +281,8 @@ class Trace:
             for name, array in self._arrays.items():
                 if isinstance(array, np.ndarray) and np.may_share_memory(x, array):
                     refuse(f"it reads the memory of {name!r} past the stand-in, so what it holds now would be frozen")
+            if not x.size:
+                refuse(f"an array of shape {x.shape} holds no value")
             return self.constant(np.array(x))  # a copy: a step may go on to change it
         if isinstance(x, (bool, int, float, np.generic)):
             try:

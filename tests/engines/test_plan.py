@@ -10,7 +10,7 @@ from minivae import get_backend
 from minivae.engine import calls
 from minivae.engine.backend import Eager, NumpyBackend
 from minivae.engine.convolution import Axis, Windows, correlate, correlate_weights
-from minivae.engine.plan import Plan
+from minivae.engine.plan import Groups, Plan, whole_loop
 from minivae.engine.tracing import trace
 from minivae.training.state import Training
 
@@ -407,6 +407,89 @@ def test_what_only_a_loop_reads_needs_no_memory():
     x = np.ones(1000, "float32")
     list_ = trace(lambda a: {"y": np.exp(a["x"] * 2 + 1) - 3}, {"x": x, "y": x.copy()})
     assert Plan(list_, get_backend("numpy").empty, lambda constant: constant, lambda group: group).bytes == 0
+
+
+def test_what_is_summed_along_its_rows_by_the_loop_that_makes_it_needs_no_memory():
+    x, s = np.ones((100, 50), "float32"), np.ones(100, "float32")
+    list_ = trace(lambda a: {"s": np.sum(np.exp(a["x"]) * 2, axis=1)}, {"x": x, "s": s})
+    assert Plan(list_, get_backend("numpy").empty, lambda constant: constant, whole_loop).bytes == s.nbytes
+
+
+WINDOWS = [Windows(axis.convolution(), axis.convolution(), (5, 5), 3) for axis in [Axis(5, 5, 3, 1, 1)] * 2]
+TURNED = Windows(Axis(5, 5, 3, 1, 1).adjoint(), Axis(5, 5, 3, 1, 1).adjoint(), (5, 5), 3)
+
+
+def products_between(a):
+    y = a["x"] * 2
+    return {"x": y + y @ a["w"]}
+
+
+def a_product_beside(a):
+    y = a["x"] * 2
+    return {"x": y + a["v"] @ a["w"]}
+
+
+def a_product_behind(a):
+    y = a["x"] * 2
+    return {"v": y @ a["w"], "x": y + 1}
+
+
+def both_gradients(a, image="image", windows=WINDOWS[1]):
+    y = correlate(a["image"], a["kernel"], WINDOWS[0])
+    return {"y": y, "kernel": correlate_weights(a[image], a["y"], windows)}
+
+
+# What a step is; and which operations are one group each, besides the copies that some new values need.
+GROUPS = {
+    "a chain": (lambda a: {"x": np.tanh(a["x"] * 2)}, ["multiply tanh"]),
+    "two that read the same": (lambda a: {"x": a["x"] * 2, "v": a["x"] - 1}, ["multiply subtract"]),
+    "two that have nothing in common": (lambda a: {"x": a["x"] * 2, "v": a["v"] - 1}, ["multiply", "subtract"]),
+    "a product between": (products_between, ["multiply", "matmul", "add"]),
+    "a product beside": (a_product_beside, ["matmul", "multiply add"]),
+    "a product behind": (a_product_behind, ["multiply add", "matmul"]),
+    "a product of what is made": (lambda a: {"x": (a["x"] * 2) @ a["w"]}, ["multiply", "matmul"]),
+    "another shape": (lambda a: {"x": a["x"] * (a["row"] - 1)}, ["subtract", "multiply"]),
+    "axes of one": (lambda a: {"x": (a["x"][:, None] * 2)[:, 0] - 1}, ["multiply subtract"]),
+    "backwards": (lambda a: {"x": (lambda y: y - y[::-1])(a["x"] * 2)}, ["multiply", "subtract"]),
+    "single numbers": (lambda a: {"one": np.exp(a["one"] * 2)}, ["multiply", "exp"]),
+    "sum of rows": (lambda a: {"s": np.sum(a["x"] * 2, axis=1)}, ["multiply add"]),
+    "sum of rows, first": (lambda a: {"s": np.sum(a["x"], axis=1), "v": a["x"] * 2}, ["add multiply"]),
+    "sum of rows between ones": (
+        lambda a: {"s": np.sum((a["x"] * 2)[:, None, :, None], axis=(1, 2, 3))}, ["multiply add"]
+    ),
+    "sum of columns": (lambda a: {"row": np.sum(a["x"] * 2, axis=0)}, ["multiply", "add"]),
+    "sum of all": (lambda a: {"one": np.sum(a["x"] * 2, keepdims=True)[0]}, ["multiply", "add"]),
+    "sum of rows, turned": (lambda a: {"row": np.sum((a["x"] * 2).T, axis=1)}, ["multiply", "add"]),
+    "sum of a vector": (lambda a: {"one": np.sum(a["row"] * 2, keepdims=True)}, ["multiply", "add"]),
+    "largest of rows": (lambda a: {"s": np.max(a["x"] * 2, axis=1)}, ["multiply", "maximum"]),
+    "share of a sum": (lambda a: {"x": a["x"] / np.sum(a["x"], axis=1)[:, None]}, ["add", "divide"]),
+    "sum of a part": (lambda a: {"s": np.sum((a["x"] * 2)[:, 1:], axis=1)}, ["multiply", "add"]),
+    "sum of a sum": (
+        lambda a: {"one": np.sum(np.sum(a["x"] * 2, axis=1), keepdims=True)}, ["multiply add", "add"]
+    ),
+    "two over the same windows": (both_gradients, ["correlate correlate_weights"]),
+    "over windows of other images": (lambda a: both_gradients(a, "y"), ["correlate", "correlate_weights"]),
+    "over other windows": (lambda a: both_gradients(a, windows=TURNED), ["correlate", "correlate_weights"]),
+    "three over the same windows": (
+        lambda a: both_gradients(a) | {"other": correlate_weights(a["image"], a["image"], WINDOWS[0])},
+        ["correlate correlate_weights", "correlate_weights"],
+    ),
+    "two of a kind": (
+        lambda a: {"kernel": correlate_weights(a["image"], a["y"], WINDOWS[0]),
+                   "other": correlate_weights(a["image"], a["image"], WINDOWS[0])},
+        ["correlate_weights", "correlate_weights"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_runs_as_one(name):
+    step, expected = GROUPS[name]
+    shapes = {"x": (3, 4), "v": (3, 4), "w": (4, 4), "s": (3,), "row": (4,), "one": (1,)}
+    shapes |= {"image": (2, 5, 5, 2), "y": (2, 5, 5, 2), "kernel": (3, 3, 2, 2), "other": (3, 3, 2, 2)}
+    list_ = trace(step, {name: np.ones(shape, "float32") for name, shape in shapes.items()})
+    groups = Groups(list_.live()).in_order()
+    assert [" ".join(value.name for value in group) for group in groups] == expected
 
 
 def a_training(batch_size, samples=1, optimizer=None, **parts):

@@ -246,6 +246,7 @@ UNTRACEABLE = {
     "sum of integers": (lambda a: a["x"] + np.sum(a["i"], keepdims=True), "cast it with .astype"),
     "single value": (lambda a: a["x"] + a["s"][0], r"x\[i : i \+ 1\]"),
     "no value": (lambda a: np.concatenate([a["x"], a["x"][:0]]), "no value"),
+    "array of no value": (lambda a: np.concatenate([a["x"], TABLE[:0]]), "holds no value"),
     "3-D product": (lambda a: (a["x"].reshape(2, 2, 3) @ np.eye(3, dtype="float32")).reshape(4, 3), "two matrices"),
     "product of wide": (lambda a: a["u"][:, :4].astype("float32") @ np.eye(4, 30), "float32 and float64"),
     "wide product of integers": (lambda a: a["u"][:, :4] @ a["u"], "uint8 and uint8"),
