@@ -286,7 +286,8 @@ class Program:
         for value in group:
             for source in value.inputs:
                 if source.base.number not in made and not _is_number(source):
-                    operands[value, source] = over(self.plan.array(source), value.shape)
+                    shape = value.shape if value.kind == "elementwise" else source.shape
+                    operands[value, source] = over(self.plan.array(source), shape)
             if value.kind == "elementwise" and self.plan.in_memory(value):
                 operands[value, value] = over(self.plan.array(value), value.shape)
         for total in sums:

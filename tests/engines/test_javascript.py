@@ -140,6 +140,12 @@ def test_views_rows_and_reductions(tmp_path):
     same(tmp_path, step, arrays, times=3)
 
 
+def test_a_sum_of_an_array_beside_operations_on_it(tmp_path):
+    """The sum runs over the elements of the array, not of its own shape."""
+    arrays = {"x": np.arange(20.0).reshape(4, 5), "y": np.zeros((4, 5)), "s": np.zeros((4, 1))}
+    same(tmp_path, lambda a: {"y": a["x"] * 2, "s": np.sum(a["x"], axis=1, keepdims=True)}, arrays)
+
+
 def test_what_has_no_javascript_is_refused(monkeypatch):
     x = {"x": np.zeros(3)}
     with pytest.raises(Untraceable, match="test_javascript.py:.*there is no JavaScript for spacing"):
