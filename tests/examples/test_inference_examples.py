@@ -1,4 +1,4 @@
-"""The examples on importance weighting and flows, run as a user runs them, as briefly as they can be."""
+"""The examples on importance weighting, flows and anomalies, run as a user runs them, as briefly as they can be."""
 
 import json
 
@@ -33,3 +33,13 @@ def test_flow_posterior(tmp_path):
     assert gaussian["elbo"] < exact - 0.5 and exact - 0.4 < flow["elbo"] < exact + 0.02
     assert flow["log_px"] == pytest.approx(exact, abs=0.05)
     assert (tmp_path / "flow_posterior.png").stat().st_size > 10_000
+
+
+def test_anomalies(tmp_path):
+    """On the smallest table, where each detector finds the classes that it never saw."""
+    pytest.importorskip("sklearn.base")
+    process = run("anomalies.py", "--tables", "wine", "--seeds", 1, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())["wine"]
+    assert len(result) == 4 and all(f"{area['mean']:.3f}" in process.stdout for area in result.values())
+    assert all(0.8 < area["mean"] < 1 for area in result.values())
+    assert len(result["VAE"]["classes"]) == 3 and min(result["VAE"]["classes"]) > 0.85
