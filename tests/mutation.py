@@ -128,6 +128,15 @@ EQUIVALENT = {
 }
 
 
+# Those of the engines: below each reason the mutants that it holds for.
+_reason = ""
+for _line in (TESTS / "equivalent_mutants.txt").read_text().splitlines():
+    if _line.startswith("# "):
+        _reason = _line[2:]
+    else:
+        EQUIVALENT[_line] = _reason
+
+
 def array_function(node):
     """The name f of a call xp.f(...), np.f(...), math.f(...) or backend.f(...), else None."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

@@ -112,10 +112,14 @@ def test_integers_and_truth_values(gpu):
             "cast": (a["n"] * 0.7).astype("int64"),
             "single": a["n"].astype("float32"),
             "double": a["n"].astype("float64"),
+            "wide": a["n"] + a["half"],
         }
 
     host = {"n": n, "m": m, "sum": n, "wrapped": m, "size": n, "cast": n}
-    host |= {"double": normal(8, dtype="float64")} | {name: normal(8) for name in ("truth", "both", "single")}
+    host |= {"half": np.full(8, 0.5, np.float32)}  # with an integer of 25 bits it is more than a float32 holds
+    host |= {name: normal(8, dtype="float64") for name in ("double", "wide")} | {
+        name: normal(8) for name in ("truth", "both", "single")
+    }
     run(gpu, step, host, rtol=0)
 
 
@@ -200,6 +204,14 @@ def test_sums_along_rows_are_in_the_loop_that_makes_the_rows(gpu):
     host = {"x": normal(50, 300), "y": normal(50, 300), "s": normal(50, 1), "t": normal(50, 1)}
     compiled = run(gpu, step, host, rtol=1e-5)
     assert len(compiled._launches) == 1
+
+
+def test_sums_along_rows_between_axes_of_one(gpu):
+    def step(a):
+        y = a["x"][:, None, :, None] * 2
+        return {"y": y, "s": np.sum(y, axis=2)}
+
+    run(gpu, step, {"x": normal(5, 7), "y": normal(5, 1, 7, 1), "s": normal(5, 1, 1)}, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

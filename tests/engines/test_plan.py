@@ -10,7 +10,7 @@ from minivae import get_backend
 from minivae.engine import calls
 from minivae.engine.backend import Eager, NumpyBackend
 from minivae.engine.convolution import Axis, Windows, correlate, correlate_weights
-from minivae.engine.plan import Groups, Plan, whole_loop
+from minivae.engine.plan import Groups, Plan, merged, whole_loop
 from minivae.engine.tracing import trace
 from minivae.training.state import Training
 
@@ -490,6 +490,32 @@ def test_what_runs_as_one(name):
     list_ = trace(step, {name: np.ones(shape, "float32") for name, shape in shapes.items()})
     groups = Groups(list_.live()).in_order()
     assert [" ".join(value.name for value in group) for group in groups] == expected
+
+
+@pytest.mark.parametrize("keep_last", [False, True])
+@pytest.mark.parametrize("views, expected", [
+    ([lambda x: x], [60]),
+    ([lambda x: x, lambda x: x + 1], [60]),
+    ([lambda x: x, lambda x: x[:, :, ::-1]], [12, 5]),
+    ([lambda x: x[:, :2]], [3, 10]),
+    ([lambda x: x[::2, ::-1]], [2, 4, 5]),
+    ([lambda x: np.broadcast_to(x[:1], x.shape), lambda x: x], [3, 20]),
+    ([lambda x: np.broadcast_to(x[..., :1], x.shape)], [12, 5]),
+    ([lambda x: x.transpose(1, 2, 0)], [20, 3]),
+    ([lambda x: x[1, 2], lambda x: x[0, 0]], [5]),
+])  # fmt: skip
+def test_as_few_axes_as_possible(views, expected, keep_last):
+    """They walk over the same elements in the same order; the last one can be kept as it is, with one before it."""
+    x = np.arange(60.0).reshape(3, 4, 5)
+    arrays = [view(x) for view in views]
+    sizes, strides = merged(arrays[0].shape, arrays, keep_last)
+    for array, steps in zip(arrays, strides, strict=True):
+        np.testing.assert_array_equal(np.lib.stride_tricks.as_strided(array, sizes, steps).ravel(), array.ravel())
+    if keep_last:
+        last = arrays[0].shape[-1]
+        outer = expected[:-1] if expected[-1] == last else [*expected[:-1], expected[-1] // last]
+        expected = [*(outer or [1]), last]
+    assert sizes == expected
 
 
 def a_training(batch_size, samples=1, optimizer=None, **parts):
