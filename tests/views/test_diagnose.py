@@ -96,6 +96,7 @@ def test_which_dimensions_are_unused(digits):
     report = diagnosis(zoo.two_of_eight, digits)
     assert "(2, 5)" in report.findings[0].text and report.findings[0].number == 2
     kl = np.array(report.facts["kl_of_dimensions"])
+    assert kl.sum() == pytest.approx(report.facts["kl"], rel=1e-4)
     assert report.facts["active"] == 6 and np.allclose(kl[[2, 5]], 0) and (np.delete(kl, [2, 5]) > 0.1).all()
 
 
