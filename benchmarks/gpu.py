@@ -1,6 +1,6 @@
 """Milliseconds per training step on one GPU: minivae eager and captured, PyTorch three ways, JAX; and how it scales.
 
-    python benchmarks/gpu.py [--workloads W1,W2,W3,W4] [--peers torch,jax] [--rounds 10] [--tf32]
+    python benchmarks/gpu.py [--workloads W1,W2,W3,W4] [--peers torch,jax] [--rounds 10] [--eager] [--tf32]
                              [--batches 100,1024,4096,16384] [--hidden 256,1024,4096]
 
 First the arms take turns on each workload, every one in a process of its own that holds all its data on the GPU,
@@ -76,11 +76,11 @@ def scale(backend, batches, widths, side=MATRIX, seconds=SECONDS):
             )
 
 
-def compare(names, frameworks, rounds, tf32):
+def compare(names, frameworks, rounds, tf32, eager):
     """Print a table for each workload, fastest first."""
     arms = {
         "minivae captured": ("gpu_arms", "CapturedTF32" if tf32 else "Captured"),
-        "minivae eager": ("gpu_arms", "EagerTF32" if tf32 else "Eager"),
+        **({"minivae eager": ("gpu_arms", "EagerTF32" if tf32 else "Eager")} if eager else {}),
     }
     peers = {arm: ("gpu_peers", name + "TF32" * tf32) for kind in frameworks for arm, name in PEERS[kind].items()}
     for name in names:
@@ -112,6 +112,7 @@ def arguments(argv=None):
     parser.add_argument("--workloads", type=words, default=list(WORKLOADS), help='"" leaves the comparison out')
     parser.add_argument("--peers", type=words, default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--eager", action="store_true", help="time minivae's step uncompiled, too, which takes long")
     parser.add_argument("--tf32", action="store_true", help="round the operands of products to TF32, in every arm")
     parser.add_argument("--batches", type=integers, default=[100, 1024, 4096, 16384], help='"" leaves scale out')
     parser.add_argument("--hidden", type=integers, default=[256, 1024, 4096])
@@ -134,7 +135,7 @@ def main():
     versions = [f"{name} {metadata.version(name)}" for name in ("numpy", *frameworks)]
     cuda, cupy = backend.xp.cuda.runtime.runtimeGetVersion(), backend.xp.__version__
     print(", ".join([backend.device, f"CUDA {cuda}", f"cupy {cupy}", *versions, precision]), flush=True)
-    compare(options.workloads, frameworks, options.rounds, options.tf32)
+    compare(options.workloads, frameworks, options.rounds, options.tf32, options.eager)
     scale(backend, options.batches, options.hidden)
 
 

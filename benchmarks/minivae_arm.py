@@ -26,7 +26,8 @@ class MiniVAE:
         ):
             self.vae.backend.upload(value, out=view)
         optimizer = mv.Adam(1e-3) if workload.optimizer == "adam" else mv.RMSprop(1e-3)
-        rows = np.arange(len(images))
+        # Where a timed pass is longer than one over the images, it goes through them several times.
+        rows = np.resize(np.arange(len(images)), max(len(images), workload.steps * workload.batch))
         self.training = Training(self.vae, optimizer, images, None, rows, workload.batch, 1, False, 0, None)
         self.passes = 0
 

@@ -157,7 +157,7 @@ def test_broadcasting(gpu):
         rows_, columns = a["x"][:, :1], a["x"][:1]
         return {"y": a["x"] * rows_ - columns, "z": np.broadcast_to(rows_.T, (3, 2, 5)) + a["one"]}
 
-    run(gpu, step, {"x": normal(5, 7), "y": normal(5, 7), "z": normal(3, 2, 5), "one": normal(1)}, rtol=1e-6)
+    run(gpu, step, {"x": normal(5, 7), "y": normal(5, 7), "z": normal(3, 2, 5), "one": normal(1)}, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(7,), (100, 3), (3, 784), (5, 1, 6, 4), (2, 40_000), (70_000, 2), (300_000,)])
