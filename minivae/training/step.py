@@ -7,7 +7,7 @@ from ..model.binarization import thresholds
 from ..model.parameters import within
 from ..model.vae import to_unit
 
-NOISE_VALUES = 1 << 20  # of noise that lie on the device at a time, at most
+NOISE_VALUES = 1 << 18  # of noise that lie on the device at a time: a GPU works while the next are drawn
 
 
 class Step:
