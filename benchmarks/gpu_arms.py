@@ -19,7 +19,7 @@ class Captured(MiniVAE):
     def prepare(self, order):
         """Lay the rows order (steps, B) in the GPU's memory, and noise for them."""
         step, _ = self.training.parts[0]
-        self.vae.backend.upload(order.ravel(), out=step.arrays["permutation"][: order.size])
+        self.vae.backend.upload(order.ravel(), to=step.arrays["permutation"][: order.size])
         step.refill(len(order), generator(self.passes), None)
 
     def repeat(self):

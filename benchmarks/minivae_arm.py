@@ -24,7 +24,7 @@ class MiniVAE:
         for view, value in zip(
             self.vae.parameters.values(), (tensor for layer in weights for tensor in layer), strict=True
         ):
-            self.vae.backend.upload(value, out=view)
+            self.vae.backend.upload(value, to=view)
         optimizer = mv.Adam(1e-3) if workload.optimizer == "adam" else mv.RMSprop(1e-3)
         # Where a timed pass is longer than one over the images, it goes through them several times.
         rows = np.resize(np.arange(len(images)), max(len(images), workload.steps * workload.batch))
@@ -43,7 +43,7 @@ class MiniVAE:
     def train(self, order):
         (step, _), left = self.training.parts[0], len(order)
         arrays = step.arrays
-        self.vae.backend.upload(order.ravel(), out=arrays["permutation"][: order.size])
+        self.vae.backend.upload(order.ravel(), to=arrays["permutation"][: order.size])
         arrays["cursor"].fill(0)
         arrays["totals"].fill(0)
         self.passes += 1

@@ -36,7 +36,7 @@ def build(arguments, backend, x_train):
         seed=arguments.seed,
     )
     mean = np.clip(x_train.reshape(len(x_train), -1).mean(axis=0) / 255, 1e-3, 1 - 1e-3)
-    backend.upload(np.log(mean / (1 - mean)), out=vae.parameters["decoder.4.b"])
+    backend.upload(np.log(mean / (1 - mean)), to=vae.parameters["decoder.4.b"])
     return vae
 
 

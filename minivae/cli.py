@@ -129,17 +129,26 @@ def parser():
     return whole
 
 
+def _integers(text, between, example):
+    try:
+        return tuple(int(word) for word in text.lower().split(between))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers such as {example}, got {text!r}") from None
+
+
 def _widths(text):
-    return tuple(int(width) for width in text.split(","))
+    return _integers(text, ",", "512,256")
 
 
 def _shape(text):
-    return tuple(int(side) for side in text.lower().split("x"))
+    return _integers(text, "x", "28x28")
 
 
 def _pair(text):
-    height, width = _shape(text)
-    return height, width
+    pair = _shape(text)
+    if len(pair) != 2:
+        raise argparse.ArgumentTypeError(f"expected a height and a width such as 32x32, got {text!r}")
+    return pair
 
 
 # ------------------------------------------------------------------------------------------------- the commands
@@ -201,14 +210,13 @@ def _draw(out, vae, history, dataset):
     from .views import plots
 
     _save(out / "loss_curves.png", plots.loss_curves(history, validation="test"))
-    labels = dataset.y_test if vae.n_classes else None
     if len(dataset.shape) > 1 and not vae.n_classes:
         shape = {"image_shape": dataset.shape}
         _save(out / "reconstructions.png", plots.reconstructions(vae, dataset.x_test, **shape))
         _save(out / "samples.png", plots.samples(vae, seed=0, **shape))
         if vae.latent_dim == 2:
             _save(out / "manifold.png", plots.manifold(vae, **shape))
-    if labels is None:
+    if not vae.n_classes:
         names = dataset.class_names or None
         _save(out / "latent_space.png", plots.latent_space(vae, dataset.x_test, dataset.y_test, names))
 
@@ -224,7 +232,7 @@ def evaluate(arguments):
     from . import Bernoulli, binarize
 
     vae, dataset = _model(arguments), _data(arguments)
-    y = dataset.y_test if vae.n_classes else None
+    y = _labels(vae, dataset)
     losses = vae.evaluate(dataset.x_test, samples=arguments.samples, y=y)
     print(
         f"test -ELBO {losses.negative_elbo:.3f} nats (reconstruction {losses.reconstruction:.3f}, KL {losses.kl:.3f}) "
@@ -258,7 +266,8 @@ def reconstruct(arguments):
     vae, dataset = _model(arguments), _data(arguments)
     x = dataset.x_test[: arguments.n]
     if arguments.out.suffix == ".npz":
-        _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=_labels(vae, dataset, len(x))))
+        y = _labels(vae, dataset)
+        _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=None if y is None else y[: len(x)]))
     else:
         _save(arguments.out, plots.reconstructions(vae, x, arguments.n, image_shape=dataset.shape))
     print(f"{len(x)} examples in {arguments.out}")
@@ -309,8 +318,9 @@ def _data(arguments):
     return load(arguments.data, arguments.data_dir, limit=arguments.limit, size=arguments.size, color=arguments.color)
 
 
-def _labels(vae, dataset, n):
-    return dataset.y_test[:n] if vae.n_classes else None
+def _labels(vae, dataset):
+    """The classes of the test examples, for a model that is told them."""
+    return dataset.y_test if vae.n_classes else None
 
 
 def _write_arrays(path, **arrays):
@@ -349,7 +359,8 @@ def _explain_on_a_page(arguments):
     vae = load(arguments.weights) if arguments.weights else mlp(784, hidden=(48,))
     if not arguments.weights:
         fit(vae, digits.x_train, epochs=20)
-    y = digits.y_test[3:4] if vae.n_classes else None
+    y = _labels(vae, digits)
+    y = None if y is None else y[3:4]
     _write(arguments.page, one_step(vae, digits.x_test[3], y=y, title="One step of training, in all its numbers"))
 
 

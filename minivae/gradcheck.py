@@ -57,7 +57,7 @@ def compare(name, backend, function, arrays, others=None, limit=None, seed=0):
     held = {}
     for key, host in (arrays | (others or {}) | cotangents | results).items():
         held[key] = backend.empty(host.shape, host.dtype)
-        backend.upload(host, out=held[key])
+        backend.upload(host, to=held[key])
 
     def step(a):
         values, backward = function(a)
@@ -98,12 +98,12 @@ def _central_differences(backend, array, host, value, entries):
         ends = []
         for shifted in (kept + STEP, kept - STEP):
             flat[entry] = shifted
-            backend.upload(moved, out=array)
+            backend.upload(moved, to=array)
             ends.append((shifted, value()))
         flat[entry] = kept
         (high, at_high), (low, at_low) = ends
         out[i] = (at_high - at_low) / (high - low)
-    backend.upload(host, out=array)
+    backend.upload(host, to=array)
     return out
 
 

@@ -25,7 +25,7 @@ def read_images(source, size=None, color=False):
     """
     check_height_and_width(size, "size")
     if isinstance(source, str | Path):
-        files = _picture_files(Path(os.path.expanduser(source)))
+        files = picture_files(Path(os.path.expanduser(source)))
         return _stack(((path, _open(path)) for path in files), size, color)
     array = _as_uint8(source)
     if (size is None or tuple(size) == array.shape[1:3]) and color == (array.ndim == 4):
@@ -58,7 +58,8 @@ def _pixels(picture, size, color):
     return np.asarray(picture)
 
 
-def _picture_files(folder):
+def picture_files(folder):
+    """The paths of all pictures in a folder and the folders in it, by name; MiniVAEError where there are none."""
     if not os.path.isdir(folder):
         raise MiniVAEError(f"cannot read images from {folder}: no such folder can be opened")
     paths = sorted(

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import MiniVAEError
 from ..randomness import SPLIT, generator
 from .idx import read_idx
-from .images import read_images
+from .images import picture_files, read_images
 from .streams import open_stream
 
 LABELS = ("label", "class", "target", "y")  # what a table's column of classes may be called
@@ -58,9 +58,7 @@ def _checked(where, x):
 
 def _classes_by_folder(folder, n):
     """The class of each of n pictures, in the order of their names, and the names of the classes."""
-    from .images import _picture_files
-
-    parents = [path.relative_to(folder).parts[0] for path in _picture_files(folder)]
+    parents = [path.relative_to(folder).parts[0] for path in picture_files(folder)]
     names = tuple(sorted({parent for parent in parents if (folder / parent).is_dir()}))
     if len(names) < 2 or not all((folder / parent).is_dir() for parent in parents):
         return None, ()

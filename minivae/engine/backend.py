@@ -68,9 +68,9 @@ class NumpyBackend:
         """The array on this backend's device, C-contiguous; no copy where none is needed."""
         return np.ascontiguousarray(host, dtype)
 
-    def upload(self, host, *, out):
+    def upload(self, host, *, to):
         """Copy a NumPy array into an array on the device; the host array may be changed afterwards."""
-        np.copyto(out, host)
+        np.copyto(to, host)
 
     def to_host(self, array):
         """The array as a NumPy array; on a GPU this waits for the device."""
@@ -191,8 +191,8 @@ class CupyBackend(NumpyBackend):
     def asarray(self, host, dtype=None):
         return self.xp.asarray(host, dtype, order="C")
 
-    def upload(self, host, *, out):
-        out.set(np.ascontiguousarray(host, out.dtype))
+    def upload(self, host, *, to):
+        to.set(np.ascontiguousarray(host, to.dtype))
 
     def to_host(self, array):
         return self.xp.asnumpy(array)

@@ -33,7 +33,7 @@ def binarize(x, seed=0):
     for start in range(0, len(x), ROWS):
         rows = slice(start, start + ROWS)
         white = x[rows] > thresholds(rng, x[rows].shape, x.dtype)
-        np.multiply(white, np.uint8(255), out=drawn[rows])
+        drawn[rows] = white * np.uint8(255)
     return drawn
 
 

@@ -1,10 +1,11 @@
 """Usual models in one line: `mlp` and `convnet` work out all sizes."""
 
 from ..errors import MiniVAEError
+from .checks import check_part
 from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .layers import Dense, ReLU
-from .likelihoods import Bernoulli, PredictedVarianceGaussian
-from .posteriors import DiagonalGaussian
+from .likelihoods import Bernoulli, Likelihood, PredictedVarianceGaussian
+from .posteriors import DiagonalGaussian, Posterior
 from .vae import VAE
 
 
@@ -17,10 +18,10 @@ def mlp(n_in, latent=2, hidden=(256,), activation=ReLU, **options):
     """
     _check_sizes("mlp", n_in=n_in, latent=latent, **{f"hidden[{i}]": n for i, n in enumerate(hidden)})
     classes = options.get("n_classes") or 0
-    likelihood = options.setdefault("likelihood", Bernoulli())
-    encoder = _dense(n_in + classes, *hidden, _n_stats(latent, options), activation=activation)
+    likelihood, posterior = _parts(options)
+    encoder = _dense(n_in + classes, *hidden, _n_stats(posterior, latent), activation=activation)
     decoder = _dense(latent + classes, *reversed(hidden), likelihood.params_dim(n_in), activation=activation)
-    return VAE(encoder, decoder, **options)
+    return VAE(encoder, decoder, **options | {"likelihood": likelihood, "posterior": posterior})
 
 
 def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReLU, **options):
@@ -36,7 +37,7 @@ def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReL
     height, width, colours = (*image_shape, 1)[:3]
     sizes = {"height": height, "width": width, "colours": colours, "latent": latent, "hidden": hidden}
     _check_sizes("convnet", **sizes, **{f"channels[{i}]": n for i, n in enumerate(channels)})
-    likelihood = options.setdefault("likelihood", Bernoulli())
+    likelihood, posterior = _parts(options)
     if options.get("n_classes") or isinstance(likelihood, PredictedVarianceGaussian):
         what = "n_classes" if options.get("n_classes") else "a PredictedVarianceGaussian"
         raise MiniVAEError(f"convnet does not know {what}: use mlp, or put the layers together with VAE")
@@ -52,9 +53,9 @@ def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReL
         height, width = -(-height // stride), -(-width // stride)
         n_before = n_out = n
     n_values = height * width * n_before
-    encoder += [Flatten(), *_dense(n_values, hidden, _n_stats(latent, options), activation=activation)]
+    encoder += [Flatten(), *_dense(n_values, hidden, _n_stats(posterior, latent), activation=activation)]
     into = [*_dense(latent, hidden, n_values, activation=activation), Reshape((height, width, n_before))]
-    return VAE(encoder, [*into, *decoder], **options)
+    return VAE(encoder, [*into, *decoder], **options | {"likelihood": likelihood, "posterior": posterior})
 
 
 def _dense(*widths, activation):
@@ -64,9 +65,16 @@ def _dense(*widths, activation):
     return layers[:-1]
 
 
-def _n_stats(latent, options):
+def _parts(options):
+    """The likelihood and the posterior among the options of `VAE`, or those that it takes by default."""
+    return (
+        check_part("likelihood", options.get("likelihood"), Likelihood, Bernoulli),
+        check_part("posterior", options.get("posterior"), Posterior, DiagonalGaussian),
+    )
+
+
+def _n_stats(posterior, latent):
     """How many numbers the encoder gives."""
-    posterior = options.get("posterior") or DiagonalGaussian()
     n_stats = next((n for n in range(2 * latent, 20 * latent + 1000) if _fits(posterior, n, latent)), None)
     if n_stats is None:
         raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions")

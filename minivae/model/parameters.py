@@ -54,7 +54,7 @@ class Parameters(Mapping):
             if arrays[name].shape != view.shape:
                 raise MiniVAEError(f"tensor {name!r} should be {view.shape}, got {arrays[name].shape}")
         for name, view in self._views.items():
-            self.backend.upload(np.asarray(arrays[name], self.dtype), out=view)
+            self.backend.upload(np.asarray(arrays[name], self.dtype), to=view)
 
     def to_host(self):
         """A dict of name -> NumPy copy."""
@@ -67,7 +67,7 @@ class Parameters(Mapping):
 
 def _restored(backend, shapes, dtype, values):
     parameters = Parameters(backend, shapes, dtype)
-    backend.upload(values, out=parameters.flat)
+    backend.upload(values, to=parameters.flat)
     return parameters
 
 

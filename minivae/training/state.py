@@ -88,7 +88,7 @@ class Training:
     def steps(self, run=Step.run):
         """Run the steps of the present epoch that are not done yet; yields after each. run(step) runs a Step once."""
         order = generator(self.seed, SHUFFLE, self.epoch).permutation(self.rows)
-        self.vae.backend.upload(order, out=self.arrays["permutation"])
+        self.vae.backend.upload(order, to=self.arrays["permutation"])
         self.arrays["cursor"].fill(self.done * self.batch_size)
         if not self.done:
             self.totals.fill(0)
@@ -184,7 +184,7 @@ class Training:
         self.kept.update(numbers.get("kept", {}))
         for name, array in arrays.items():
             if name in own:
-                self.vae.backend.upload(array, out=own[name])
+                self.vae.backend.upload(array, to=own[name])
             else:
                 self.kept[name.removeprefix(KEPT)] = _copied(self.vae.backend, array)
         self.history[:] = numbers["history"]
@@ -195,7 +195,7 @@ class Training:
 def _copied(backend, host):
     """A NumPy array on the device, in memory of its own that suits the engine."""
     array = backend.empty(host.shape, host.dtype)
-    backend.upload(host, out=array)
+    backend.upload(host, to=array)
     return array
 
 

@@ -70,8 +70,8 @@ class Step:
         if self.binarize:
             t = a["thresholds"]
             n_steps = min(n_steps, len(t))
-            upload(thresholds(pixel_rng, (n_steps, t.shape[1]), t.dtype), out=t[:n_steps])
+            upload(thresholds(pixel_rng, (n_steps, t.shape[1]), t.dtype), to=t[:n_steps])
         eps = rng.standard_normal((n_steps, a["noise"].shape[1]), np.float32)
-        upload(eps.astype(a["noise"].dtype, copy=False), out=a["noise"][:n_steps])
+        upload(eps.astype(a["noise"].dtype, copy=False), to=a["noise"][:n_steps])
         a["noise_row"].fill(0)
         return n_steps

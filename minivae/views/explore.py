@@ -14,7 +14,7 @@ import numpy as np
 from ..engine.javascript import javascript
 from ..errors import MiniVAEError
 from ..model.parameters import within
-from .plots import _image_shape
+from .plots import image_shape_of
 
 TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
 MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
@@ -42,7 +42,7 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     With more than two latent dimensions the plane is that of the first two principal components of the posterior
     means, and each dimension has a slider. Raises MiniVAEError where x are no images of grey or coloured pixels.
     """
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     x = vae.check_input(x)[:n_points]
     y = None if y is None else np.asarray(y)[:n_points]
     names = list(map(str, class_names or range(int(y.max()) + 1 if y is not None else vae.n_classes or 0)))

@@ -25,7 +25,7 @@ from ..model.optimizers import RMSprop
 from ..model.parameters import within
 from ..model.vae import to_unit
 from .explore import filled
-from .plots import _image_shape
+from .plots import image_shape_of
 
 TEMPLATE = Path(__file__).with_name("pages") / "one_step.html"
 
@@ -83,7 +83,7 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     stages, step = _watched(vae, optimizer)
     program = Program(step, arrays, vae.dtype, keep=True)
     page = _Page(vae, program, stages)
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     facts = {
         "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
         "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],

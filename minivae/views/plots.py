@@ -106,7 +106,7 @@ def reconstructions(vae, x, n=10, columns=10, names=None, image_shape=None, ax=N
 
     names : a word or letter for each example, written on it
     """
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     x = x[:n]
     originals, copies = _as_numbers(vae, x), vae.reconstruct(x)
     grid, labels = [], []
@@ -124,7 +124,7 @@ def reconstructions(vae, x, n=10, columns=10, names=None, image_shape=None, ax=N
 
 def draws(vae, x, n=10, seed=0, image_shape=None, ax=None):
     """Each example of x (a few) beside the decoder's mean at n draws of z from its posterior."""
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     originals = _as_numbers(vae, x)
     noise = generator(seed).standard_normal((n, len(originals), vae.latent_dim), np.float32)
     copies = vae.reconstruct(x, noise)
@@ -136,7 +136,7 @@ def draws(vae, x, n=10, seed=0, image_shape=None, ax=None):
 
 def samples(vae, n=100, seed=None, image_shape=None, ax=None):
     """What the model invents: the mean of p(x given z) at n draws of z from the prior."""
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     images = vae.sample(n, seed)
     columns = math.ceil(math.sqrt(n))
     ax = _show(ax, [images[start : start + columns] for start in range(0, n, columns)], shape)
@@ -151,7 +151,7 @@ def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
     """
     if not vae.n_classes:
         raise MiniVAEError("styles needs a conditional model, VAE(..., n_classes=): this one knows no classes")
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     originals, (mu, _) = _as_numbers(vae, x), vae.encode(x, y=y)
     classes = np.arange(vae.n_classes)
     grid = [
@@ -165,7 +165,7 @@ def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
 
 def interpolation(vae, x_from, x_to, n=10, image_shape=None, ax=None):
     """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     ends = np.stack([x_from, x_to])
     originals, (mu, _) = _as_numbers(vae, ends), vae.encode(ends)
     shares = np.linspace(0, 1, n, dtype=mu.dtype)[:, None]
@@ -187,7 +187,7 @@ def manifold(vae, n=20, limits=None, grid="linear", image_shape=None, ax=None):
         raise MiniVAEError(
             f"manifold needs 2 latent dimensions, this model has {vae.latent_dim}: see samples or interpolation"
         )
-    shape = _image_shape(vae, image_shape)
+    shape = image_shape_of(vae, image_shape)
     values, centres, ends, spacing = _grid_values(n, limits, grid)
     z1, z2 = np.meshgrid(values, values[::-1])  # the first row of a picture is its top, where z2 is largest
     images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1))
@@ -228,7 +228,7 @@ def _grid_values(n, limits, grid):
     raise MiniVAEError(f'manifold: grid should be "linear" or "quantile", got {grid!r}')
 
 
-def _image_shape(vae, image_shape):
+def image_shape_of(vae, image_shape):
     """(height, width) or (height, width, 3) of images of the model's X values."""
     if image_shape is None:
         side = math.isqrt(vae.input_dim)

@@ -122,6 +122,20 @@ def test_bad_input_is_one_line(words, what, capsys, tmp_path, monkeypatch):
     assert line.startswith("error: ") and what in line
 
 
+@pytest.mark.parametrize(
+    "words, what",
+    [
+        (["train", "--encoder", "wide"], "--encoder: expected integers such as 512,256, got 'wide'"),
+        (["train", "--size", "28"], "--size: expected a height and a width such as 32x32, got '28'"),
+        (["sample", "m.safetensors", "--shape", "ax3"], "--shape: expected integers such as 28x28, got 'ax3'"),
+    ],
+)
+def test_an_option_says_what_it_expects(words, what, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert what in capsys.readouterr().err
+
+
 def test_every_option_has_a_sentence_and_every_command_is_listed():
     (commands,) = (action for action in parser()._actions if hasattr(action, "choices") and action.choices)
     names = {"train", "evaluate", "sample", "reconstruct", "explore", "explain", "gradcheck", "info"}

@@ -34,7 +34,7 @@ def test_arrays_go_to_the_device_and_back(backend, dtype):
 def test_upload_copies_into_an_array(backend):
     array = backend.zeros((3, 2), "float32")
     host = matrix(2, 2, "float64")
-    backend.upload(host, out=array[1:])
+    backend.upload(host, to=array[1:])
     expected = host.astype("float32")
     host[...] = 0
     np.testing.assert_array_equal(backend.to_host(array), np.vstack([np.zeros((1, 2)), expected]))

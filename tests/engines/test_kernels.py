@@ -31,7 +31,7 @@ def compile_step(gpu, step, host, dtype=None):
     arrays = {}
     for name, array in host.items():
         arrays[name] = gpu.empty(array.shape, array.dtype)
-        gpu.upload(array, out=arrays[name])
+        gpu.upload(array, to=arrays[name])
     compiled = gpu.compile(step, arrays, dtype)
     assert isinstance(compiled, Kernels)
     return compiled, arrays
@@ -264,8 +264,8 @@ def test_nothing_that_may_change_is_frozen(gpu):
 
     compiled, arrays = compile_step(gpu, lambda a: step(a) | {"y": step(a)["y"].astype("float32")}, host)
     for call in range(5):
-        gpu.upload(np.full(1, call, np.float32), out=arrays["lr"])
-        gpu.upload(normal(300, seed=call), out=arrays["x"])
+        gpu.upload(np.full(1, call, np.float32), to=arrays["lr"])
+        gpu.upload(normal(300, seed=call), to=arrays["x"])
         compiled()
         np.testing.assert_allclose(gpu.to_host(arrays["y"]), normal(300, seed=call) * (3 * call) + call, rtol=1e-5)
 

@@ -24,7 +24,7 @@ LONG = np.arange(3 * calls.PIECE, dtype="float32") % 97
 def on(backend, **arrays):
     held = {name: backend.empty(array.shape, array.dtype) for name, array in arrays.items()}
     for name, array in arrays.items():
-        backend.upload(array, out=held[name])
+        backend.upload(array, to=held[name])
     return held
 
 

@@ -347,7 +347,7 @@ class RandomStep:
         arrays = {}
         for name, array in self.host.items():
             arrays[name] = backend.empty(array.shape, array.dtype)
-            backend.upload(array, out=arrays[name])
+            backend.upload(array, to=arrays[name])
         return arrays
 
     def change(self, backend, arrays, call):
@@ -355,7 +355,7 @@ class RandomStep:
         rng, self.rng = self.rng, np.random.default_rng(call)
         for name, array in arrays.items():
             if name not in self.results:
-                backend.upload(self.values(array.shape, array.dtype), out=array)
+                backend.upload(self.values(array.shape, array.dtype), to=array)
         self.rng = rng
 
     def all_values(self, arrays):

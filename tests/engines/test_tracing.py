@@ -63,7 +63,7 @@ def test_no_array_that_a_step_reads_is_frozen(backend, name):
         step.run()
         if change:
             array = step.arrays[name]
-            where.upload(changed(np.array(where.to_host(array))), out=array)
+            where.upload(changed(np.array(where.to_host(array))), to=array)
         step.run()
         moved = ("parameters", "gradients", "totals", "cursor", "noise_row")
         results[where.name, change] = {key: np.array(where.to_host(step.arrays[key])) for key in moved}
@@ -429,7 +429,7 @@ def test_nan_and_infinity_go_through(backend, dtype):
     arrays = {name: special.copy() for name in ("x", *functions)}
     held = {name: backend.empty(array.shape, array.dtype) for name, array in arrays.items()}
     for name, array in arrays.items():
-        backend.upload(array, out=held[name])
+        backend.upload(array, to=held[name])
 
     def step(a):
         return {name: function(a["x"]) for name, function in functions.items()}

@@ -189,7 +189,7 @@ def test_a_callback_may_change_the_weights_between_epochs(backend):
     vae, expected = make(backend=backend, dtype="float64"), make(dtype="float64")
 
     def change(run):
-        backend.upload(np.full(vae.parameters.flat.shape, 0.1), out=vae.parameters.flat)
+        backend.upload(np.full(vae.parameters.flat.shape, 0.1), to=vae.parameters.flat)
 
     mv.fit(vae, x, epochs=1, batch_size=10, optimizer=mv.SGD(0.1), callbacks=[change])
     vae.beta = 0.5

@@ -69,6 +69,11 @@ def test_convnet_of_levels():
     np.testing.assert_allclose(vae.reconstruct(np.zeros((1, 16))), 0.5)
 
 
+def test_none_stands_for_the_default():
+    for vae in (mv.mlp(4, likelihood=None, posterior=None), mv.convnet((4, 4), likelihood=None, posterior=None)):
+        assert isinstance(vae.likelihood, mv.Bernoulli) and isinstance(vae.posterior, mv.DiagonalGaussian)
+
+
 def test_bad_arguments():
     for make, what in (
         (lambda: mv.mlp(0), "mlp: n_in should be an integer of at least 1, got 0"),
@@ -76,6 +81,8 @@ def test_bad_arguments():
         (lambda: mv.convnet((4, 0)), "convnet: width should be"),
         (lambda: mv.convnet((4, 4), n_classes=3), "convnet does not know n_classes"),
         (lambda: mv.convnet((4, 4), likelihood=mv.PredictedVarianceGaussian()), "does not know a PredictedVariance"),
+        (lambda: mv.mlp(4, likelihood=mv.Bernoulli), r"likelihood should be an instance such as Bernoulli\(\)"),
+        (lambda: mv.convnet((4, 4), posterior=mv.DiagonalGaussian), "posterior should be an instance such as"),
         (lambda: mv.mlp(4, posterior=mv.FlowPosterior([mv.Planar(3)])), "does not fit 2 latent dimensions"),
     ):
         with pytest.raises(mv.MiniVAEError, match=what):

@@ -27,7 +27,7 @@ def passes(backend, layer, params, x, dy=None):
         host["dy"] = dy
     held = {key: backend.empty(array.shape, x.dtype) for key, array in (host | results).items()}
     for key, array in host.items():
-        backend.upload(array, out=held[key])
+        backend.upload(array, to=held[key])
 
     def step(a):
         y, backward = layer.forward(a, a["x"])

@@ -69,7 +69,7 @@ def test_extreme_log_var(backend, log_var, dtype, bound):
     vae, x = make(backend=backend, dtype=dtype, bound=bound()), images()
     vae.parameters["encoder.2.W"].fill(0)
     bias = np.array([0, 0, log_var, log_var], dtype)
-    backend.upload(bias, out=vae.parameters["encoder.2.b"])
+    backend.upload(bias, to=vae.parameters["encoder.2.b"])
     for values in everything(vae, x):
         assert np.isfinite(values).all()
     assert (vae.encode(x)[1] == np.clip(log_var, -80, 80)).all()
@@ -152,7 +152,7 @@ def test_log_var_outside_its_range_has_no_gradient(backend, log_var):
     """Inside +-80 the KL pulls log_var back; outside it is held, so nothing depends on it."""
     vae = make("Gaussian", backend=backend, dtype="float64")
     vae.parameters["encoder.2.W"].fill(0)
-    backend.upload(np.array([0, 0, log_var, log_var]), out=vae.parameters["encoder.2.b"])
+    backend.upload(np.array([0, 0, log_var, log_var]), to=vae.parameters["encoder.2.b"])
     vae.loss_and_gradients(images(), np.ones((5, 2)))
     gradient = backend.to_host(vae.gradients["encoder.2.b"])[2:]
     assert (gradient == 0).all() if abs(log_var) > 80 else (gradient * log_var > 0).all()

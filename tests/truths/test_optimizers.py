@@ -81,7 +81,7 @@ def test_compiled_optimizers_do_too(name, backend):
     arrays = {"g": P * 0, "p": P} | {f"state.{key}": value for key, value in fresh(optimizer, P).items()}
     held = {key: backend.empty(array.shape, array.dtype) for key, array in arrays.items()}
     for key, array in arrays.items():
-        backend.upload(array, out=held[key])
+        backend.upload(array, to=held[key])
 
     def step(a):
         p, state = optimizer.update(a["g"], a["p"], {key[6:]: a[key] for key in a if key.startswith("state.")})
@@ -89,7 +89,7 @@ def test_compiled_optimizers_do_too(name, backend):
 
     launch = backend.compile(step, held, np.float64)
     for g in GRADS:
-        backend.upload(g, out=held["g"])
+        backend.upload(g, to=held["g"])
         launch()
     np.testing.assert_allclose(backend.to_host(held["p"]), TEXTBOOK[name](P, GRADS), rtol=1e-10)
 
