@@ -21,7 +21,7 @@ from .model.likelihoods import (
     PredictedVarianceGaussian,
     SharedVarianceGaussian,
 )
-from .model.more_layers import ELU, GELU, LayerNorm, LeakyReLU, Softplus
+from .model.more_layers import ELU, GELU, Dropout, LayerNorm, LeakyReLU, Softplus
 from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
 from .model.posteriors import DiagonalGaussian, Posterior
 from .model.vae import VAE, Losses
@@ -48,6 +48,7 @@ __all__ = [
     "ConvTranspose2d",
     "Dense",
     "DiagonalGaussian",
+    "Dropout",
     "EarlyStopping",
     "EpochPrinter",
     "Flatten",

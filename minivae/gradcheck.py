@@ -17,7 +17,7 @@ from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .model.flows import FlowPosterior, InverseAutoregressive, Planar
 from .model.layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .model.likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
-from .model.more_layers import ELU, GELU, LayerNorm, LeakyReLU, Softplus
+from .model.more_layers import ELU, GELU, Dropout, LayerNorm, LeakyReLU, Softplus
 from .model.posteriors import DiagonalGaussian
 from .model.vae import VAE
 from .randomness import generator
@@ -333,6 +333,7 @@ def function_checks():
             lambda x, gain, bias: more_layers.layer_norm(x, gain, bias, 1e-5),
             {"x": x, "gain": rng.random(5), "bias": rng.random(5)},
         ),
+        "dropout": (lambda x: more_layers.dropout(x, generator(7).random((4, 5)), 0.3), {"x": x}),
         "hold": (lambda raw: gaussian.hold(raw, -0.05, 1.5), {"raw": np.array([[-2, 0.4, 1.2, 3]])}),
         "reparameterize": (lambda m, s: gaussian.reparameterize(m, s, eps), {"m": mu, "s": log_var}),
         "gaussian_kl": (gaussian.gaussian_kl, {"mu": mu, "log_var": log_var}),
@@ -373,6 +374,7 @@ def checks():
         "ELU": lambda b: check_layer(b, ELU(0.7), (6,)),
         "Softplus": lambda b: check_layer(b, Softplus(), (6,)),
         "GELU": lambda b: check_layer(b, GELU(), (6,)),
+        "Dropout": lambda b: check_layer(b, Dropout(0.3), (6,), "Dropout, outside training"),
         "LayerNorm": lambda b: check_layer(b, LayerNorm(6), (6,)),
         "LayerNorm of pixels": lambda b: check_layer(b, LayerNorm(3), (2, 2, 3), "LayerNorm, of each pixel"),
         "Sequential": lambda b: check_layer(b, Sequential([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),

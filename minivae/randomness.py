@@ -8,7 +8,7 @@ import numpy as np
 
 # The second word of a generator's key, so that no two purposes share random numbers.
 INITIALISATION, CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SPLIT = range(8)
-BINARIZATION, FIT_BINARIZATION, DIAGNOSIS = 8, 9, 10
+BINARIZATION, FIT_BINARIZATION, DIAGNOSIS, FIT_UNIFORM = 8, 9, 10, 11
 
 
 def generator(*key):

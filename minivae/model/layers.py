@@ -99,6 +99,13 @@ class Layer(Part):
         """The shape of one output row for input rows of this shape; raises MiniVAEError where they don't fit."""
         return input_shape
 
+    def uniform_shapes(self, input_shape):
+        """The shapes, for one row, of numbers that each step of a training draws anew, uniform in [0, 1), by name.
+
+        `forward` finds them among its params in training, and only there.
+        """
+        return {}
+
     def forward(self, params, x):
         """y (B, ...), and the backward pass: dy -> dx and the gradients of `params` by name."""
         raise NotImplementedError
@@ -202,6 +209,13 @@ class Sequential(Composite, Layer):
         for layer in self.layers:
             input_shape = layer.output_shape(input_shape)
         return input_shape
+
+    def uniform_shapes(self, input_shape):
+        shapes = {}
+        for name, layer in self.parts().items():
+            shapes[name] = layer.uniform_shapes(input_shape)
+            input_shape = layer.output_shape(input_shape)
+        return joined(shapes)
 
     def forward(self, params, x):
         backward_passes = {}

@@ -1,4 +1,4 @@
-"""More activations, and layer normalization: functions and thin classes in the style of `layers`."""
+"""More activations, layer normalization and dropout: functions and thin classes in the style of `layers`."""
 
 import math
 
@@ -72,6 +72,18 @@ def layer_norm(x, gain, bias, eps):
     return gain * n + bias, backward
 
 
+def dropout(x, u, rate):
+    """Each value of x is dropped with probability `rate`; the others grow, so that the mean stays.
+
+        y = x / (1 - rate) where u >= rate, else 0
+
+    x, u (B, ...), u uniform in [0, 1) -> y (B, ...);   dy/dx = 1 / (1 - rate) where u >= rate, else 0.
+    Source: Srivastava et al. 2014.
+    """
+    scale = 1 / (1 - rate)
+    return np.where(u >= rate, x * scale, 0), lambda dy: np.where(u >= rate, dy * scale, 0)
+
+
 class LeakyReLU(Activation):
     """max(x, slope x); see `leaky_relu`."""
 
@@ -142,3 +154,21 @@ class LayerNorm(Layer):
             return dx, {"gain": dgain, "bias": dbias}
 
         return y, backward
+
+
+class Dropout(Layer):
+    """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`."""
+
+    def __init__(self, rate=0.5):
+        if not 0 <= rate < 1:
+            raise MiniVAEError(f"Dropout: rate should be at least 0 and below 1, got {rate!r}")
+        self.rate = float(rate)
+
+    def uniform_shapes(self, input_shape):
+        return {"u": input_shape}
+
+    def forward(self, params, x):
+        if "u" not in params:
+            return x, lambda dy: (dy, {})
+        y, dropout_backward = dropout(x, params["u"], self.rate)
+        return y, lambda dy: (dropout_backward(dy), {})

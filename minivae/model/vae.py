@@ -192,6 +192,15 @@ class VAE:
 
         return (loss, reconstruction, mean_kl), backward
 
+    def uniform_shapes(self, samples, batch_size):
+        """The shapes of the uniform numbers that a step of a training draws for layers such as Dropout, by name."""
+        rows = {"encoder": batch_size, "decoder": samples * batch_size}
+        return {
+            f"{part}.{name}": (n, *shape)
+            for part, n in rows.items()
+            for name, shape in self.parts[part].uniform_shapes(self.parts[part].input_shape).items()
+        }
+
     def _with_labels(self, x, y):
         """x with the labels behind it, or as it is for a model without classes; and the way back."""
         return append_labels(x, y) if self.labels.n_classes else (x, lambda dx: dx)

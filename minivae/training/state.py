@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import MiniVAEError
 from ..files import remove_leftovers
 from ..model.vae import Losses
-from ..randomness import FIT_BINARIZATION, FIT_NOISE, SHUFFLE, generator
+from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator
 from ..storage import checkpoint
 from .history import History
 from .step import Step
@@ -92,11 +92,12 @@ class Training:
         self.arrays["cursor"].fill(self.done * self.batch_size)
         if not self.done:
             self.totals.fill(0)
-        rng, pixel_rng = (generator(self.seed, purpose, self.epoch) for purpose in (FIT_NOISE, FIT_BINARIZATION))
+        purposes = FIT_NOISE, FIT_BINARIZATION, FIT_UNIFORM
+        rngs = [generator(self.seed, purpose, self.epoch) for purpose in purposes]
         skip = self.done  # what these steps drew is drawn again, so that the others get what is theirs
         for step, left in self.parts:
             while left:
-                ready = step.refill(left, rng, pixel_rng)
+                ready = step.refill(left, *rngs)
                 left -= ready
                 passed = min(skip, ready)
                 skip -= passed

@@ -1,5 +1,7 @@
 """One step of training, from a batch's rows to the new weights, as a function of arrays that the backend compiles."""
 
+import math
+
 import numpy as np
 
 from ..engine import rows
@@ -30,6 +32,9 @@ class Step:
         if binarize:
             dtype = np.uint8 if shared["data"].dtype == np.uint8 else np.float32
             self.arrays["thresholds"] = self._block(batch_size * vae.input_dim, dtype)
+        self.uniform_shapes = vae.uniform_shapes(samples, batch_size)
+        if self.uniform_shapes:
+            self.arrays["uniform"] = self._block(sum(map(math.prod, self.uniform_shapes.values())), np.float32)
         self._compiled = backend.compile(self.step, self.arrays, vae.dtype)
 
     def _block(self, n_values, dtype):
@@ -48,7 +53,7 @@ class Step:
         y = rows(a["labels"], index) if "labels" in a else None
         eps = rows(a["noise"], a["noise_row"]).reshape(self.samples, self.batch_size, vae.latent_dim)
 
-        params = vae.parameters.named(a["parameters"]) | within(a, "constants")
+        params = vae.parameters.named(a["parameters"]) | within(a, "constants") | self._uniform(a)
         losses, gradients = vae.losses_and_gradients(params, x, eps, a["beta"], y)
         parameters, state = self.optimizer.update(gradients, a["parameters"], within(a, "optimizer"))
         return {
@@ -60,17 +65,33 @@ class Step:
             "noise_row": a["noise_row"] + 1,
         }
 
+    def _uniform(self, a):
+        """The uniform numbers for the layers of the model, by name."""
+        named, start = {}, 0
+        for name, shape in self.uniform_shapes.items():
+            stop = start + math.prod(shape)
+            named[name] = rows(a["uniform"], a["noise_row"])[:, start:stop].reshape(shape)
+            start = stop
+        return named
+
     def run(self):
         self._compiled()
 
-    def refill(self, n_steps, rng, pixel_rng):
-        """New noise for up to n_steps steps, eps from `rng`, thresholds from `pixel_rng`; returns for how many."""
+    def refill(self, n_steps, rng, pixel_rng=None, uniform_rng=None):
+        """New noise for up to n_steps steps; returns for how many.
+
+        eps comes from `rng`, the thresholds of pixels from `pixel_rng`, what layers want from `uniform_rng`.
+        """
         a, upload = self.arrays, self.vae.backend.upload
         n_steps = min(n_steps, len(a["noise"]))
         if self.binarize:
             t = a["thresholds"]
             n_steps = min(n_steps, len(t))
             upload(thresholds(pixel_rng, (n_steps, t.shape[1]), t.dtype), to=t[:n_steps])
+        if self.uniform_shapes:
+            u = a["uniform"]
+            n_steps = min(n_steps, len(u))
+            upload(uniform_rng.random((n_steps, u.shape[1]), u.dtype), to=u[:n_steps])
         eps = rng.standard_normal((n_steps, a["noise"].shape[1]), np.float32)
         upload(eps.astype(a["noise"].dtype, copy=False), to=a["noise"][:n_steps])
         a["noise_row"].fill(0)

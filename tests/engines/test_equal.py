@@ -39,6 +39,11 @@ def more_layers():
     return encoder, [*decoder, mv.Dense(8, 6), mv.Softplus(), mv.Dense(6, 12)]
 
 
+def dropouts():
+    encoder = [mv.Dropout(0.1), mv.Dense(12, 7), mv.ReLU(), mv.Dropout(0.4), mv.Dense(7, 6)]
+    return encoder, [mv.Dense(3, 8), mv.Tanh(), mv.Dropout(0.5), mv.Dense(8, 12)]
+
+
 def flows(*steps):
     return {"posterior": mv.FlowPosterior(list(steps))}
 
@@ -68,6 +73,7 @@ MODELS = {
     "conditional": (lambda: networks(15, 6, 6, 12), {"n_classes": 3}, {"samples": 2}),
     "two classes": (lambda: networks(14, 6, 5, 12), {"n_classes": 2}, {"samples": 2}),
     "more layers": (more_layers, {}, {"samples": 2}),
+    "dropout": (dropouts, {}, {"samples": 2}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),

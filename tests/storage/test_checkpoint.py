@@ -21,6 +21,7 @@ PARTS = {
     "Categorical": mv.Categorical(5),
     "Dense": mv.Dense(3, 4, init="glorot_normal"),
     "DiagonalGaussian": mv.DiagonalGaussian(),
+    "Dropout": mv.Dropout(0.2),
     "ELU": mv.ELU(0.3),
     "GELU": mv.GELU(),
     "LayerNorm": mv.LayerNorm(4, eps=1e-3),
