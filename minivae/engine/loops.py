@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from scipy.linalg import cython_blas
 
 from . import llvm
 from .convolution import PATCH_BYTES, chunk_steps, correlate_weights
 from .llvm import TYPES, Code, Register, function_of, type_of
 from .plan import Plan, merged, over, whole_loop
-from .threads import MAX_WORKERS, WORDS, Crew, blas, product_kernel
+from .threads import MAX_WORKERS, WORDS, Crew, blas, cython_blas, product_kernel
 from .tracing import Untraceable, rows
 
 LEAST_VALUES = 4096  # work on fewer is left to the first thread where the others would have to wait for it

@@ -13,6 +13,8 @@ import _thread
 import contextlib
 import ctypes
 import functools
+import importlib.machinery
+import importlib.util
 import os
 import sys
 import weakref
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
+import scipy
 from threadpoolctl import ThreadpoolController
 
 from .llvm import compile_module
@@ -47,6 +50,21 @@ def _runner():
 def product_kernel():
     """The address of the kernel of a matrix product."""
     return _runner()[2]
+
+
+def _scipys_blas():
+    """SciPy's module of BLAS's addresses, without the rest of scipy.linalg: that takes 25 MiB and a quarter second."""
+    name = "scipy.linalg.cython_blas"
+    spec = importlib.machinery.PathFinder.find_spec(name, [os.path.join(path, "linalg") for path in scipy.__path__])
+    if spec is None or name in sys.modules:
+        return importlib.import_module(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules.pop(name, None)  # who imports it later shall get it as a part of scipy.linalg
+    return module
+
+
+cython_blas = _scipys_blas()  # before `Blas` looks which libraries are loaded
 
 
 class Blas:
