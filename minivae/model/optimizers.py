@@ -123,8 +123,12 @@ def clip_by_norm(g, limit):
         g min(1, limit / |g|),   |g| = sqrt(sum of all g^2)
 
     g (P,), limit a float.  Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
+
+    Both |g| and the limit are divided by the larger of the limit and the largest g, so that no square overflows: the
+    norm would be infinite, and the gradient 0, from |g| = 2e19 on in float32.
     """
-    norm = np.sqrt(np.sum(g**2, keepdims=True))
+    scale = np.maximum(np.max(np.abs(g), keepdims=True), limit)
+    norm, limit = np.sqrt(np.sum((g / scale) ** 2, keepdims=True)), limit / scale
     return g * (limit / np.maximum(norm, limit))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from ..engine import get_backend
 from ..errors import MiniVAEError
 from ..files import atomic_write
+from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer
 from ..model.parameters import Part
@@ -122,9 +123,19 @@ def build(value):
     part = _parts().get(str(value["class"]))
     if part is Sequential:
         arguments.pop("needs_dx", None)  # of version 0.1, which left the first layer's dx out by it
+    if part is InverseAutoregressive:
+        arguments = {"masks": "0.1"} | arguments  # which version 0.1 did not name
     if part is None:
         raise MiniVAEError(f"this minivae has no {value['class']!r}: was it written by a newer one?")
     return part(**arguments)
+
+
+def renewed(path, model):
+    """The description of a model from the file `path` as this version writes it: that of the same parts."""
+    try:
+        return {name: describe(value) for name, value in build(model).items()}
+    except Exception as error:  # as in `load`
+        raise MiniVAEError(f"{path} does not make a model: {error}") from error
 
 
 def _parts():

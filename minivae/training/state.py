@@ -171,7 +171,7 @@ class Training:
             raise MiniVAEError(f"{path} holds a model but no training: load it with minivae.load and train it anew")
         model = checkpoint.describe_model(self.vae)
         # beta may have been changed on the way; where it started is among the settings.
-        _check_same(path, record["model"] | {"beta": model["beta"]}, model)
+        _check_same(path, checkpoint.renewed(path, record["model"]) | {"beta": model["beta"]}, model)
         _check_same(path, record["settings"], self.settings)
         weights, arrays, own = checkpoint.model_arrays(arrays), checkpoint.extra_arrays(arrays), self._arrays()
         numbers = record["training"]
