@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..arguments import array, integer
 from ..errors import MiniVAEError
 from ..randomness import BINARIZATION, generator
 
@@ -26,9 +27,9 @@ def binarize(x, seed=0):
     evaluation: `fit(binarize=True)` draws anew in every epoch.
     Source: Salakhutdinov & Murray 2008; drawn anew: Burda, Grosse & Salakhutdinov 2016, section 5.
     """
-    x = np.asarray(x)
+    x = array("x", x)
     check_grey(x)
-    rng = generator(seed, BINARIZATION)
+    rng = generator(integer("binarize: seed", seed, 0), BINARIZATION)
     drawn = np.empty(x.shape, np.uint8)
     for start in range(0, len(x), ROWS):
         rows = slice(start, start + ROWS)

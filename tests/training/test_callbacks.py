@@ -172,13 +172,22 @@ def test_the_printed_parts_add_up_as_the_formula_says(capsys):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"bound": mv.ImportanceWeighted()}, "minus the ImportanceWeighted bound, .* do not add up to it"),
+        ({"bound": mv.ImportanceWeighted()}, "minus the ImportanceWeighted bound of 1 sample, .* do not add up to it"),
         ({"free_bits": 0.5}, "reconstruction . KL, .* each dimension counts as at least 0.5 nats"),
         ({"likelihood": mv.Gaussian(constants=False)}, "reconstruction . KL, .*leaves out the Gaussian's constants"),
     ],
 )
 def test_other_losses_are_called_what_they_are(options, words):
     assert re.search(words, loss_formula(make(**options)).replace("\n", " "))
+
+
+def test_the_head_says_how_many_samples_a_bound_has(capsys):
+    options = {"validation": data(8, 1), "samples": 5, "verbose": True}
+    lines, _ = printed(capsys, make(bound=mv.ImportanceWeighted()), **options)
+    assert lines[0] == "loss = minus the ImportanceWeighted bound of 5 samples, in nats per example"
+    assert lines[1].startswith("reconstruction and KL")
+    lines, _ = printed(capsys, make(bound=mv.ImportanceWeighted()), val_samples=1, **options)
+    assert lines[1] == "validation takes 1 sample: its loss is another bound"
 
 
 # ------------------------------------------------------------------------------------------------ a terminal

@@ -205,3 +205,30 @@ def test_the_search_leaves_the_training_as_it_was(optimizer, tmp_path):
     mv.fit(plain, x, epochs=2, batch_size=10, optimizer=optimizer, schedules=schedules)
     np.testing.assert_array_equal(vae.parameters.flat, plain.parameters.flat)
     np.testing.assert_array_equal(mv.load(path).parameters.flat, plain.parameters.flat)
+
+
+def test_a_validation_that_is_not_finite_takes_the_epoch_back(tmp_path):
+    """With beta and the count of epochs; the checkpoint is that of the epoch before."""
+    vae, plain = (make(likelihood=mv.Gaussian()) for _ in range(2))
+    others, path = data(8, 1), tmp_path / "checkpoint"
+    schedules = {"beta": lambda epoch: epoch / 10}
+    options = {"batch_size": 10, "optimizer": mv.Adam(), "schedules": schedules}
+
+    def spoil(run):
+        if run.epoch == 2:
+            others[3] = 1e30
+
+    with pytest.raises(mv.MiniVAEError, match="validation after epoch 3: the loss is not finite.* was after epoch 2$"):
+        mv.fit(vae, data(), others, epochs=3, callbacks=spoil, checkpoint=path, **options)
+    mv.fit(plain, data(), epochs=2, **options)
+    np.testing.assert_array_equal(vae.parameters.flat, plain.parameters.flat)
+    np.testing.assert_array_equal(mv.load(path).parameters.flat, plain.parameters.flat)
+    assert (vae.beta, vae.epochs, len(vae.history)) == (0.2, 2, 2)
+
+
+def test_an_epoch_that_failed_is_not_counted():
+    vae = make()
+    vae.parameters["decoder.0.W"].fill(np.nan)
+    with pytest.raises(mv.MiniVAEError):
+        mv.fit(vae, data(), epochs=1, batch_size=10, schedules={"beta": lambda epoch: 0.5})
+    assert (vae.epochs, vae.beta) == (0, 1)
