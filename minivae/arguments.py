@@ -2,19 +2,11 @@
 
 import math
 import os
+import sys
 
 import numpy as np
 
-from .errors import MiniVAEError
-
-
-def shown(value):
-    """What an error says of a value: its repr, in a line or so."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception as error:  # a value that cannot even be shown is still the wrong one
-        text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
-    return text if len(text) <= 100 else f"{text[:100]}..."
+from .errors import MiniVAEError, shown
 
 
 def is_integer(value):
@@ -23,9 +15,16 @@ def is_integer(value):
 
 
 def integer(name, value, least=1):
-    """The value as an int; raises MiniVAEError unless it is an integer of at least `least`."""
-    if not is_integer(value) or value < least:
+    """The value as an int; raises MiniVAEError unless it is an integer of at least `least` that can count something."""
+    if not is_integer(value) or not least <= value <= sys.maxsize:
         raise MiniVAEError(f"{name} should be an integer of at least {least}, got {shown(value)}")
+    return int(value)
+
+
+def seed(name, value):
+    """The value as an int; raises MiniVAEError unless it is an integer of at least 0, of any length."""
+    if not is_integer(value) or value < 0:
+        raise MiniVAEError(f"{name} should be an integer of at least 0, got {shown(value)}")
     return int(value)
 
 
@@ -56,9 +55,11 @@ def one_of(name, value, choices):
 
 
 def text(name, value):
-    """The value; raises MiniVAEError unless it is a text."""
-    if not isinstance(value, str):
-        raise MiniVAEError(f"{name} should be a text, got {shown(value)}")
+    """The value; raises MiniVAEError unless it is a text that can be written."""
+    try:
+        str.encode(value)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise MiniVAEError(f"{name} should be a text, got {shown(value)}") from error
     return value
 
 
@@ -80,6 +81,10 @@ def path(name, value):
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         raise MiniVAEError(f"{name} should be a path, as text or a pathlib.Path, got {shown(value)}")
-    if "\0" in text:
-        raise MiniVAEError(f"{name} holds the character NUL, which no file's name can: {text!r}")
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise MiniVAEError(f"{name} cannot be the name of a file: {error}") from error
+    if b"\0" in encoded:
+        raise MiniVAEError(f"{name} holds the character NUL, which no file's name can: {shown(value)}")
     return value

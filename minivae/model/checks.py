@@ -5,8 +5,8 @@ import warnings
 
 import numpy as np
 
-from ..arguments import integer, number, one_of, shown
-from ..errors import MiniVAEError, MiniVAEWarning, named
+from ..arguments import number, one_of
+from ..errors import MiniVAEError, MiniVAEWarning, named, shown
 from .conv import Flatten, Reshape
 from .layers import Activation, Sequential
 
@@ -22,10 +22,6 @@ def check_dtype(dtype):
     except Exception:  # whatever NumPy raises for what is no dtype
         pass
     raise MiniVAEError(f'VAE: dtype should be "float32" or "float64", got {shown(dtype)}')
-
-
-def check_seed(seed):
-    return integer("VAE: seed", seed, 0)
 
 
 def check_part(name, part, kind, default):

@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import flag, integer, one_of
+from ..errors import MiniVAEError, named, shown
 from .layers import Dense, dense, relu
 from .parameters import Composite, Part, joined, within
 from .posteriors import DiagonalGaussian, Posterior
@@ -26,11 +27,7 @@ class Flow(Part):
 
     def _check(self, **sizes):
         for name, size in sizes.items():
-            least = 0 if name == "context" else 1
-            if not isinstance(size, (int, np.integer)) or size < least:
-                raise MiniVAEError(
-                    f"{type(self).__name__}: {name} should be an integer of at least {least}, got {size!r}"
-                )
+            integer(f"{type(self).__name__}: {name}", size, 0 if name == "context" else 1)
 
     def forward(self, params, z, context=None):
         raise NotImplementedError
@@ -196,14 +193,13 @@ class InverseAutoregressive(Composite, Flow):
 
     def __init__(self, dim, hidden, context=0, reverse=False, masks="full"):
         self._check(dim=dim, hidden=hidden, context=context)
-        self.dim, self.hidden, self.context, self.reverse = int(dim), int(hidden), int(context), bool(reverse)
-        if masks not in ("full", "0.1"):
-            raise MiniVAEError(f'InverseAutoregressive: masks should be "full" or "0.1", got {masks!r}')
+        self.dim, self.hidden, self.context = int(dim), int(hidden), int(context)
+        self.reverse = flag("InverseAutoregressive: reverse", reverse)
+        self.masks = one_of("InverseAutoregressive: masks", masks, ("full", "0.1"))
         if masks == "full" and hidden == 1 and (dim > 2 or (dim > 1 and context)):
             raise MiniVAEError(
                 "InverseAutoregressive: hidden should be at least 2, since one unit cannot see all it should, got 1"
             )
-        self.masks = masks
 
     def parts(self):
         return {"0": Dense(self.dim + self.context, self.hidden), "2": Dense(self.hidden, 2 * self.dim)}
@@ -251,9 +247,12 @@ class FlowPosterior(Composite, Posterior):
     """
 
     def __init__(self, flows, base=None):
-        self.flows, self.base = list(flows), base or DiagonalGaussian()
+        self.flows = list(flows) if isinstance(flows, (list, tuple)) else []
         if not self.flows or not all(isinstance(flow, Flow) for flow in self.flows):
-            raise MiniVAEError(f"FlowPosterior: flows should be a list of flows such as Planar(2), got {flows!r}")
+            raise MiniVAEError(f"FlowPosterior: flows should be a list of flows such as Planar(2), got {shown(flows)}")
+        self.base = DiagonalGaussian() if base is None else base
+        if not isinstance(self.base, Posterior):
+            raise MiniVAEError(f"FlowPosterior: base should be a posterior or None, got {named(base)}")
         dims = {flow.dim for flow in self.flows}
         if len(dims) > 1:
             raise MiniVAEError(f"FlowPosterior: all flows should have the same dim, got {sorted(dims)}")

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..arguments import array, integer, number, shown
+from ..arguments import array, integer, number
+from ..arguments import seed as check_seed
 from ..engine import get_backend
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, named, shown
 from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from . import checks
@@ -62,6 +63,13 @@ def to_unit(pixels, dtype):
     return pixels.astype(dtype) * (1 / 255) if pixels.dtype == np.uint8 else pixels.astype(dtype)
 
 
+def check_vae(name, value):
+    """The value; raises MiniVAEError unless it is a VAE."""
+    if not isinstance(value, VAE):
+        raise MiniVAEError(f"{name} should be a VAE, got {named(value)}")
+    return value
+
+
 class VAE:
     """A variational autoencoder.
 
@@ -106,7 +114,7 @@ class VAE:
         n_classes=None,
     ):
         self.backend, self.dtype = get_backend(backend), checks.check_dtype(dtype)
-        self.seed = checks.check_seed(seed)
+        self.seed = check_seed("VAE: seed", seed)
         self.n_classes, self.labels = n_classes, Labels(n_classes)
         self.encoder, self.decoder = Sequential(encoder), Sequential(decoder)
         self.likelihood = checks.check_part("likelihood", likelihood, Likelihood, Bernoulli)
@@ -335,7 +343,7 @@ class VAE:
         As anomaly scores, high for what the model finds strange: `negative_elbo`, and `reconstruction` with some
         ten samples, which is minus the reconstruction probability of An & Cho 2015, algorithm 4.
         """
-        samples, rng = integer("samples", samples), generator(integer("seed", seed, 0), EVALUATION_NOISE)
+        samples, rng = integer("samples", samples), generator(check_seed("seed", seed), EVALUATION_NOISE)
         batch_size = max(1, self.inference_rows // samples) if batch_size is None else integer("batch_size", batch_size)
         parts = []
         for batch, labels in self._batches(x, y, batch_size):
@@ -396,7 +404,7 @@ class VAE:
         seed : the same gives the same draws; None draws anew at each call, from a stream that the model's seed starts
         """
         n = integer("sample: n", n)
-        rng = self._prior_noise if seed is None else generator(integer("seed", seed, 0), SAMPLING)
+        rng = self._prior_noise if seed is None else generator(check_seed("seed", seed), SAMPLING)
         return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
 
     @unwarned
@@ -413,7 +421,7 @@ class VAE:
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.
         """
         x, samples = self.check_input(x), integer("samples", samples)
-        rng = generator(integer("seed", seed, 0), LIKELIHOOD_NOISE)
+        rng = generator(check_seed("seed", seed), LIKELIHOOD_NOISE)
         total = 0.0
         with progress_bar(len(x), "example", progress) as bar:
             for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
@@ -438,9 +446,10 @@ class VAE:
         x should hold many examples. With a flow posterior the mean is that of its base.
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.2.
         """
-        if math.isnan(number(threshold)):
+        least = number(threshold)
+        if math.isnan(least):
             raise MiniVAEError(f"active_units: threshold should be a number, got {shown(threshold)}")
-        return self.encode(x, y)[0].var(axis=0) > threshold
+        return self.encode(x, y)[0].var(axis=0) > least
 
     def summary(self):
         """Print a table of the layers with the shapes of their outputs and their numbers of parameters."""

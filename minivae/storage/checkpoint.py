@@ -30,7 +30,7 @@ from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer
 from ..model.parameters import Part
-from ..model.vae import VAE
+from ..model.vae import VAE, check_vae
 
 FORMAT = 1
 RECORD = "minivae"
@@ -43,7 +43,9 @@ def save(vae, path, arrays=None, **records):
     arrays  : more NumPy arrays to keep, by name
     records : more entries of the record; anything that JSON can hold
     """
-    arrays = vae.parameters.to_host() | {EXTRA + name: array for name, array in (arrays or {}).items()}
+    arrays = check_vae("save: vae", vae).parameters.to_host() | {
+        EXTRA + name: array for name, array in (arrays or {}).items()
+    }
     write(path, arrays, {"model": describe_model(vae), "epochs": vae.epochs} | records)
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import flag, integer, number, shown
+from ..arguments import array, flag, integer, number
 from ..arguments import path as check_path
-from ..errors import Interrupted, MiniVAEError, named
+from ..arguments import seed as check_seed
+from ..errors import Interrupted, MiniVAEError, named, shown
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
-from ..model.vae import VAE
+from ..model.vae import check_vae
 from ..progress import progress_bar
 from ..randomness import SPLIT, generator
 from ..storage import checkpoint as storage
@@ -112,9 +113,8 @@ def fit(
         if name in OLD_SPELLINGS:
             raise MiniVAEError(f"fit: {name}= is now {OLD_SPELLINGS[name]}")
         raise TypeError(f"fit() got an unexpected keyword argument {name!r}")
-    if not isinstance(vae, VAE):
-        raise MiniVAEError(f"fit: vae should be a VAE, got {named(vae)}")
-    seed = vae.seed if seed is None else integer("fit: seed", seed, 0)
+    check_vae("fit: vae", vae)
+    seed = vae.seed if seed is None else check_seed("fit: seed", seed)
     optimizer = RMSprop() if optimizer is None else optimizer
     if isinstance(checkpoint, (str, bytes, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
@@ -265,7 +265,9 @@ def _interrupted(training, checkpoint):
 
 def _callbacks(callbacks, patience, verbose):
     """The callbacks as a list, with those that `patience` and `verbose` stand for."""
-    callbacks = [callbacks] if callable(callbacks) else list(callbacks or ())
+    callbacks = () if callbacks is None else [callbacks] if callable(callbacks) else callbacks
+    if not isinstance(callbacks, (list, tuple)):
+        raise MiniVAEError(f"fit: callbacks should be a list of functions of the run, got {shown(callbacks)}")
     for callback in callbacks:
         if not callable(callback) or isinstance(callback, type):
             raise MiniVAEError(
@@ -273,7 +275,7 @@ def _callbacks(callbacks, patience, verbose):
                 + named(callback)
             )
     stopping = [] if patience is None else [EarlyStopping(patience)]
-    return stopping + callbacks + [EpochPrinter()] * bool(verbose)
+    return [*stopping, *callbacks, *[EpochPrinter()] * verbose]
 
 
 def _checked_pair(vae, data):
@@ -289,7 +291,7 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     if validation is None:
         return np.arange(n), None, None
     if not isinstance(validation, float):
-        shape = () if isinstance(validation, tuple) else np.shape(validation)
+        shape = () if isinstance(validation, tuple) else array("fit: validation", validation).shape
         if shape[:1] == (n,) and math.prod(shape) != n * vae.input_dim:
             raise MiniVAEError(
                 f"fit: validation is of shape {shape}, which looks like labels of x_train: a VAE learns without them. "

@@ -2,8 +2,8 @@
 
 import math
 
-from ..arguments import number, shown
-from ..errors import MiniVAEError
+from ..arguments import number
+from ..errors import MiniVAEError, shown
 
 
 def linear_warmup(epochs, end=1.0, start=0.0):

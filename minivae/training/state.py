@@ -7,8 +7,8 @@ import zlib
 
 import numpy as np
 
-from ..arguments import number, shown
-from ..errors import MiniVAEError
+from ..arguments import number
+from ..errors import MiniVAEError, shown
 from ..files import remove_leftovers
 from ..model.vae import CHECKED_ROWS, Losses
 from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator

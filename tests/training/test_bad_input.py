@@ -60,9 +60,9 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: mv.Dense(0, 3), "n_in must be a positive integer, got 0"),
-        (lambda: mv.Dense(3, 2.5), "n_out must be a positive integer, got 2.5"),
-        (lambda: mv.Dense(3, 2, init="he"), "init must be one of glorot_uniform, glorot_normal"),
+        (lambda: mv.Dense(0, 3), "n_in should be an integer of at least 1, got 0"),
+        (lambda: mv.Dense(3, 2.5), "n_out should be an integer of at least 1, got 2.5"),
+        (lambda: mv.Dense(3, 2, init="he"), 'init should be "glorot_uniform" or "glorot_normal", got'),
         (lambda: mv.VAE([], [mv.Dense(2, 6)]), "at least one layer"),
         (lambda: mv.VAE(["Dense"], [mv.Dense(2, 6)]), "layer 0 should be a layer"),
         (lambda: mv.VAE([mv.ReLU()], [mv.Dense(2, 6)]), "encoder has no layer that fixes its input size"),

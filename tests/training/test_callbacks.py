@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,23 @@ def test_patience_is_short_for_early_stopping(tmp_path):
         assert again["val_loss"] == history["val_loss"] and again.best_epoch == history.best_epoch
     with pytest.raises(mv.MiniVAEError, match="patience is 3 there and 4 here"):
         fit(make(), callbacks=[mv.EarlyStopping(4)], checkpoint=checkpoint, **options)
+
+
+def test_early_stopping_looks_at_the_validation_loss():
+    """Not at a part of it, nor at the loss of training: only the second epoch has the lowest loss of validation."""
+    vae, history = make(), mv.History()
+    run = SimpleNamespace(vae=vae, history=history, kept={}, epoch=0, stop=lambda: stopped.append(run.epoch))
+    stopping, stopped, weights = mv.EarlyStopping(2), [], []
+    stopping.begin(run)
+    rows = [(5.0, 3.0, 2.0), (4.0, 3.5, 0.5), (4.5, 2.0, 2.5), (4.1, 1.0, 3.1)]
+    for run.epoch, (loss, reconstruction, kl) in enumerate(rows, 1):
+        history.append({"train_loss": -run.epoch, "val_loss": loss, "val_reconstruction": reconstruction, "val_kl": kl})
+        vae.parameters.flat.fill(run.epoch)
+        weights.append(vae.parameters.flat.copy())
+        stopping(run)
+    stopping.end(run)
+    assert stopped == [4] and history.best_epoch == 2
+    np.testing.assert_array_equal(vae.parameters.flat, weights[1])
 
 
 def test_early_stopping_needs_validation_data():

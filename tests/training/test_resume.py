@@ -136,6 +136,27 @@ def test_what_a_callback_keeps_and_that_it_stopped_are_resumed(tmp_path):
     assert train(9) == (4, None), "a training that was stopped went on"
 
 
+def test_a_resumed_training_knows_the_best_loss_so_far(tmp_path):
+    """The epoch after the interruption is worse than the best one before it, whose weights the model ends with."""
+    path, x, results = tmp_path / "checkpoint.safetensors", np.random.default_rng(0).random((30, 8), np.float32), []
+
+    def worsen(run):  # after early stopping has looked
+        if run.epoch >= 3:
+            run.vae.parameters.flat[...] += 0.5
+
+    def train(epochs, resume):
+        vae = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)], seed=1)
+        options = {"callbacks": worsen, "optimizer": mv.SGD(0.05), "checkpoint": mv.Checkpoint(path, resume)}
+        history = mv.fit(vae, x, x, epochs=epochs, batch_size=8, patience=9, **options)
+        results.append((history["val_loss"], history.best_epoch, vae.parameters.flat.tobytes()))
+
+    train(8, resume=False)
+    train(4, resume=False)
+    train(8, resume=True)
+    losses, best, _ = results[0]
+    assert results[0] == results[2] and best == 3 and min(losses[3:]) > losses[2]
+
+
 def test_the_progress_bar_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     path = tmp_path / "checkpoint.safetensors"
     with monkeypatch.context() as patch:
