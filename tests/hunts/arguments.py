@@ -236,7 +236,7 @@ def fresh(folder):
 
 def base_calls():
     """The calls that do not go well as they are, and what comes out."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, silence():
         calls = fresh(Path(folder))
         return {name: out for name, (function, given) in calls.items() if (out := call(function, given)) != "done"}
 
@@ -245,7 +245,8 @@ def hunt(n, seed=0):
     """Make n calls; returns how many came out how, and one traceback for each way in which something raw did."""
     rng, outcomes, raw = np.random.default_rng(seed), Counter(), {}
     here = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), silence():
+        warnings.simplefilter("ignore")
         os.chdir(folder)  # where names such as "val" end up
         try:
             for i in range(n):
@@ -256,10 +257,7 @@ def hunt(n, seed=0):
                 n_changed = min(len(arguments), rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
                 changed = rng.choice(list(arguments), n_changed, replace=False)
                 given = arguments | {key: another(rng, pool, arguments[key]) for key in changed}
-                with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                    warnings.simplefilter("ignore")
-                    with contextlib.redirect_stderr(io.StringIO()):
-                        outcome = call(function, given)
+                outcome = call(function, given)
                 if isinstance(outcome, str):
                     outcomes[outcome] += 1
                     continue
@@ -270,6 +268,12 @@ def hunt(n, seed=0):
         finally:
             os.chdir(here)
     return outcomes, raw
+
+
+@contextlib.contextmanager
+def silence():
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def another(rng, pool, value):
