@@ -234,7 +234,7 @@ def test_output_sizes_are_those_of_keras_and_pytorch():
         (lambda: mv.Conv2d(1, 2, 3).output_shape((28, 28, 3)), "expects .B, height, width, 1."),
         (lambda: mv.Conv2d(1, 2, 3).forward({}, np.ones((2, 28, 28, 3))), "expects .B, height, width, 1."),
         (lambda: mv.Conv2d(1, 2, 5).output_shape((4, 9, 1)), "4 x 9 are too small"),
-        (lambda: mv.Reshape(28), "a tuple of positive integers"),
+        (lambda: mv.Reshape(28), "a tuple of integers of at least 1"),
         (lambda: mv.Reshape((4, 4)).output_shape((15,)), "cannot make .B, 4, 4. of .B, 15."),
         (lambda: mv.Reshape((4, 4)).forward({}, np.ones((2, 15))), "cannot make .B, 4, 4. of .B, 15."),
         (lambda: mv.VAE([mv.Reshape((4, 4, 1))], [mv.Dense(2, 16)]), "end it with Flatten.. and a Dense"),
