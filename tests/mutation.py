@@ -42,7 +42,7 @@ sys.path.insert(0, str(TESTS.parent))
 MATHEMATICS = (
     *(f"model.{name}" for name in "posteriors gaussian likelihoods flows bounds conv layers optimizers".split()),
     *("model.more_layers", "model.parameters", "model.binarization", "model.labels", "model.vae", "engine.convolution"),
-    *(f"training.{name}" for name in "step state fit callbacks schedules history nonfinite".split()),
+    *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
 DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split())
 
@@ -50,6 +50,7 @@ DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate d
 # NumPy. What a test runs in a process of its own is not broken there.
 SUITES = {
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
+    ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),
     ("arguments",): (["training/test_bad_input.py", "hunts/test_arguments.py", "truths"], "not fake and not numba"),
     ("storage.checkpoint",): (["storage", "training/test_resume.py", "truths/test_flows.py"], "not test_killed"),
     DATA: (["data"], "not test_download"),

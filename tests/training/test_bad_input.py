@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae.arguments import number
 
 
 def vae(**parts):
@@ -240,6 +241,8 @@ def test_a_misspelt_argument_of_fit_is_refused_as_python_does():
         (lambda m: mv.linear_warmup("ten"), "epochs should be at least 1, got 'ten'"),
         (lambda m: mv.linear_warmup(3, end=None), "linear_warmup: end should be a finite number, got None"),
         (lambda m: mv.CSVWriter(b"x"), "CSVWriter: path should be a path"),
+        (lambda m: mv.History().save_csv(b"x"), "History.save_csv: path should be a path"),
+        (lambda m: mv.Checkpoint("x", resume="yes"), "Checkpoint: resume should be True or False, got 'yes'"),
     ],
 )
 def test_bad_arguments_of_other_calls(call, message):
@@ -249,6 +252,20 @@ def test_bad_arguments_of_other_calls(call, message):
 
 def test_a_large_seed_is_a_seed_and_a_masked_array_without_masked_values_is_an_array():
     assert vae(seed=2**70).evaluate(np.ma.array(GOOD), seed=2**70) != vae(seed=2**71).evaluate(GOOD, seed=2**70)
+
+
+def test_a_tuple_of_rows_is_data_unless_it_is_a_pair():
+    rows = tuple(GOOD[:3])
+    assert mv.fit(vae(), rows, epochs=1)["train_loss"] == mv.fit(vae(), GOOD[:3], epochs=1)["train_loss"]
+
+
+def test_what_is_a_number():
+    """What is none is NaN, which no range of numbers holds; what is too long for a float is infinite."""
+    for value in (0.5, np.float32(0.5), np.array(0.5)):
+        assert number(value) == 0.5
+    assert (number(3), number(10**400), number(-(10**400))) == (3, np.inf, -np.inf)
+    for value in (None, "1", True, np.bool_(True), np.array(True), 1j, np.complex64(1), np.ones(1), [1], np.nan):
+        assert np.isnan(number(value))
 
 
 def test_an_error_says_no_more_of_a_value_than_fits_into_a_line():

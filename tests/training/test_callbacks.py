@@ -181,6 +181,15 @@ def test_rows_stay_under_their_titles_however_many_epochs(capsys):
     assert len(lines) == 12 and {len(line) for line in lines[1:]} == {len(lines[1])}
 
 
+def test_rows_stay_under_their_titles_to_the_last_epoch(capsys):
+    lines, _ = printed(capsys, make(), epochs=100, batch_size=40, verbose=True)
+    assert len(lines) == 102 and {len(line) for line in lines[1:]} == {len(lines[1])}
+
+
+def test_a_gaussian_with_its_constants_leaves_nothing_out():
+    assert loss_formula(make(likelihood=mv.Gaussian())) == loss_formula(make())
+
+
 def test_the_printed_parts_add_up_as_the_formula_says(capsys):
     lines, _ = printed(capsys, make(beta=0.1), verbose=True)
     loss, reconstruction, kl, beta = map(float, lines[-1].split()[2:])

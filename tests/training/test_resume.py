@@ -16,7 +16,7 @@ import pytest
 
 import minivae as mv
 from minivae.storage import checkpoint as storage
-from minivae.training.state import Training
+from minivae.training.state import Training, fingerprint
 
 SMALL = {"epochs": 9, "n": 80}  # 64 to train on: 9 full batches of 7 and one of 1
 
@@ -282,6 +282,8 @@ def test_data_that_differ_in_any_row_are_other_data(tmp_path):
         return changed
 
     assert train(x, x[:2500], 1) == 1
+    with pytest.raises(mv.MiniVAEError, match=r"x_val is \[\[2500, 8\], .* there and None here"):
+        train(x, None, 2)
     for row in (1, 2, 1501, 3000):
         with pytest.raises(mv.MiniVAEError, match=r"x_train is \[\[3001, 8\], 'float32'"):
             train(with_another(row), x[:2500], 2)
@@ -296,6 +298,16 @@ def test_data_that_differ_in_any_row_are_other_data(tmp_path):
     with pytest.raises(mv.MiniVAEError, match="x_train is"):
         train(with_another(3000), x[:2500], 3)
     assert train(x, x[:2500], 3) == 3
+
+
+def test_every_row_of_large_data_has_its_part_in_the_fingerprint():
+    x = np.zeros((20_003, 3), np.uint8)
+    marks = [fingerprint(x)]
+    for row in (9_999, 10_001, 20_001):
+        x[row] = 1
+        marks.append(fingerprint(x))
+    assert len({mark[3] for mark in marks}) == 4 and marks[0][:2] == [[20_003, 3], "uint8"]
+    assert fingerprint(np.asfortranarray(x)) == marks[-1]
 
 
 def test_a_training_of_a_model_that_had_been_trained_goes_on_with_its_own_noise(tmp_path):
@@ -313,6 +325,9 @@ def test_a_training_of_a_model_that_had_been_trained_goes_on_with_its_own_noise(
     vae = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)])
     mv.fit(vae, x, epochs=3, batch_size=8, checkpoint=mv.Checkpoint(path, resume=True))
     assert vae.epochs == expected.epochs == 5
+    ended = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)])
+    mv.fit(ended, x, epochs=3, batch_size=8, checkpoint=mv.Checkpoint(path, resume=True))
+    assert ended.epochs == 5
     np.testing.assert_array_equal(vae.parameters.flat, expected.parameters.flat)
 
 
