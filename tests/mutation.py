@@ -52,7 +52,11 @@ SUITES = {
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
     ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),
     ("arguments",): (["training/test_bad_input.py", "hunts/test_arguments.py", "truths"], "not fake and not numba"),
-    ("storage.checkpoint",): (["storage", "training/test_resume.py", "truths/test_flows.py"], "not test_killed"),
+    ("storage.checkpoint",): (
+        ["storage", "truths/test_flows.py"]
+        + [f"training/test_{name}.py" for name in ("resume", "training", "bad_input")],
+        "not fake and not numba and not test_killed",
+    ),
     DATA: (["data"], "not test_download"),
     ("engine.plan", "engine.calls", "engine.interpreter", "engine.tracing"): (
         [f"engines/test_{name}.py" for name in ("plan", "tracing", "random_steps", "graph", "loops")],
