@@ -22,4 +22,13 @@ class Interrupted(KeyboardInterrupt):
 
 def named(value):
     """What an error calls a value that was given; a class where an object is wanted gets the cure with it."""
-    return f"the class {value.__name__}: write {value.__name__}(...)" if isinstance(value, type) else repr(value)
+    return f"the class {value.__name__}: write {value.__name__}(...)" if isinstance(value, type) else shown(value)
+
+
+def shown(value):
+    """What an error says of a value: its repr, in a line or so."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as error:  # a value that cannot even be shown is still the wrong one
+        text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arguments import integer
 from .errors import MiniVAEError
 from .model import bounds, flows, gaussian, labels, layers, likelihoods, more_layers
+from .model import vae as vaes
 from .model.bounds import ImportanceWeighted
 from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .model.flows import FlowPosterior, InverseAutoregressive, Planar
@@ -116,15 +118,18 @@ def gradcheck(vae, x, eps=None, limit=30, y=None):
     limit : how many entries of each parameter to check, at random; None checks all
     y     : the labels (B,), for a model with n_classes
     """
+    vaes.check_vae("gradcheck: vae", vae)
+    limit = None if limit is None else integer("gradcheck: limit", limit)
     if vae.dtype != np.float64:
         raise MiniVAEError('gradcheck needs a VAE with dtype="float64": float32 differences are too coarse')
     x = vae.check_input(x)
-    eps = generator(0).standard_normal((1, len(x), vae.latent_dim)) if eps is None else np.asarray(eps, float)
+    eps = generator(0).standard_normal((1, len(x), vae.latent_dim)) if eps is None else eps
     host = vae.backend.to_host
     others = {name: host(array) for name, array in vae.constants.items()}
-    others |= {"x": host(vae._to_device(x)), "eps": eps if eps.ndim == 3 else eps[None], "beta": np.full(1, vae.beta)}
+    others |= {"x": host(vae._to_device(x)), "eps": host(vae._check_eps(eps, len(x))), "beta": np.full(1, vae.beta)}
+    y = vae.labels.check(y, len(x))
     if y is not None:
-        others["y"] = vae.labels.one_hot(vae.labels.check(y, len(x)), vae.dtype)
+        others["y"] = vae.labels.one_hot(y, vae.dtype)
 
     def function(a):
         (loss, _, _), backward = vae.forward(a, a["x"], a["eps"], a["beta"], a.get("y"), vae.free_bits)

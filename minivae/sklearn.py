@@ -103,7 +103,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Train on X (N, n_features) for one more epoch; the first call makes the model.
 
         For tables that don't fit into memory, in parts of thousands of rows: Adam starts afresh on each, and `offset_`
-        is that of the last.
+        is that of the last. Order and noise are others in each call.
         """
         first = not hasattr(self, "vae_")
         X = self._checked(X, reset=first, ensure_min_samples=2)
@@ -139,18 +139,29 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.history_ = History()
 
     def _train(self, X, epochs):
-        self.history_ += fit(
-            self.vae_,
-            X,
-            epochs=epochs,
-            batch_size=self.batch_size,
-            optimizer=Adam(self.learning_rate),
-            seed=self.vae_.seed + self.n_iter_,
-            verbose=bool(self.verbose),
-            progress=None if self.verbose else False,
-        )
-        self.offset_ = np.quantile(self._log_p(X), self.contamination)
+        last = self.vae_.history
+        try:
+            fit(
+                self.vae_,
+                X,
+                epochs=epochs,
+                batch_size=self.batch_size,
+                optimizer=Adam(self.learning_rate),
+                verbose=bool(self.verbose),
+                progress=None if self.verbose else False,
+            )
+        except KeyboardInterrupt:  # the model has the weights of that step: what goes with them is to fit it
+            self._end_training(X, last)
+            raise
+        self._end_training(X, last)
         return self
+
+    def _end_training(self, X, last):
+        """Take the epochs of a training that followed the one whose History is `last`, and find the offset."""
+        if self.vae_.history is not last:
+            before = self.n_iter_
+            self.history_ += [row | {"epoch": before + row["epoch"]} for row in self.vae_.history]
+        self.offset_ = np.quantile(self._log_p(X), self.contamination)
 
     @property
     def n_iter_(self):

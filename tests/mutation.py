@@ -41,14 +41,23 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS.parent))
 MATHEMATICS = (
     *(f"model.{name}" for name in "posteriors gaussian likelihoods flows bounds conv layers optimizers".split()),
-    *("model.binarization", "model.labels", "model.vae", "engine.convolution"),
-    *("training.step", "training.state", "training.callbacks", "training.schedules"),
+    *("model.more_layers", "model.parameters", "model.binarization", "model.labels", "model.vae", "engine.convolution"),
+    *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
+DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split())
 
 # The tests of the default suite that have to do with these modules, and which of them. Those of the mathematics run on
 # NumPy. What a test runs in a process of its own is not broken there.
 SUITES = {
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
+    ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),
+    ("arguments",): (["training/test_bad_input.py", "hunts/test_arguments.py", "truths"], "not fake and not numba"),
+    ("storage.checkpoint",): (
+        ["storage", "truths/test_flows.py"]
+        + [f"training/test_{name}.py" for name in ("resume", "training", "bad_input")],
+        "not fake and not numba and not test_killed",
+    ),
+    DATA: (["data"], "not test_download"),
     ("engine.plan", "engine.calls", "engine.interpreter", "engine.tracing"): (
         [f"engines/test_{name}.py" for name in ("plan", "tracing", "random_steps", "graph", "loops")],
         "not (random_steps and (numba or fake)) and (not test_loops or operands_of_any_layout or sums_along_rows)",

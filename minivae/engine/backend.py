@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, shown
 from .tracing import Untraceable, trace
 
 
@@ -268,7 +268,7 @@ def get_backend(name="auto", *, tf32=False):
     if isinstance(name, NumpyBackend):
         return name
     if not isinstance(name, str) or name not in ("numpy", "numba", "cupy", "auto"):
-        raise MiniVAEError(f'unknown backend {name!r}: expected "numpy", "numba", "cupy" or "auto"')
+        raise MiniVAEError(f'unknown backend {shown(name)}: expected "numpy", "numba", "cupy" or "auto"')
     if name == "numpy":
         return NumpyBackend()
     if name == "numba":

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import array
+from ..arguments import seed as check_seed
+from ..errors import MiniVAEError, shown
 from ..randomness import BINARIZATION, generator
 
 ROWS = 10_000  # rows at a time
@@ -26,9 +28,11 @@ def binarize(x, seed=0):
     evaluation: `fit(binarize=True)` draws anew in every epoch.
     Source: Salakhutdinov & Murray 2008; drawn anew: Burda, Grosse & Salakhutdinov 2016, section 5.
     """
-    x = np.asarray(x)
+    x = array("binarize: x", x)
+    if x.ndim == 0:
+        raise MiniVAEError(f"binarize: x should be (N, ...), got {shown(x)}")
     check_grey(x)
-    rng = generator(seed, BINARIZATION)
+    rng = generator(check_seed("binarize: seed", seed), BINARIZATION)
     drawn = np.empty(x.shape, np.uint8)
     for start in range(0, len(x), ROWS):
         rows = slice(start, start + ROWS)

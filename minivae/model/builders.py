@@ -1,9 +1,13 @@
 """Usual models in one line: `mlp` and `convnet` work out all sizes."""
 
-from ..errors import MiniVAEError
+import numpy as np
+
+from ..arguments import integer
+from ..errors import MiniVAEError, shown
 from .checks import check_part
 from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
-from .layers import Dense, ReLU
+from .labels import Labels
+from .layers import Dense, Layer, ReLU
 from .likelihoods import Bernoulli, Likelihood, PredictedVarianceGaussian
 from .posteriors import DiagonalGaussian, Posterior
 from .vae import VAE
@@ -16,8 +20,10 @@ def mlp(n_in, latent=2, hidden=(256,), activation=ReLU, **options):
     activation : the class of the layers between them, such as ReLU
     options    : of `VAE`, such as likelihood, n_classes, backend and seed
     """
-    _check_sizes("mlp", n_in=n_in, latent=latent, **{f"hidden[{i}]": n for i, n in enumerate(hidden)})
-    classes = options.get("n_classes") or 0
+    _check_sizes("mlp", n_in=n_in, latent=latent)
+    hidden = _widths("mlp", "hidden", hidden)
+    _activation("mlp", activation)
+    classes = Labels(options.get("n_classes")).n_classes
     likelihood, posterior = _parts(options)
     encoder = _dense(n_in + classes, *hidden, _n_stats(posterior, latent), activation=activation)
     decoder = _dense(latent + classes, *reversed(hidden), likelihood.params_dim(n_in), activation=activation)
@@ -34,12 +40,19 @@ def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReL
     The others are as for `mlp`. A model with n_classes, whose labels are no pixels, or with a
     PredictedVarianceGaussian has to be put together by hand.
     """
+    image_shape = _widths("convnet", "image_shape", image_shape)
+    if len(image_shape) not in (2, 3):
+        raise MiniVAEError(
+            f"convnet: image_shape should be (height, width) or (height, width, colours), got {shown(image_shape)}"
+        )
     height, width, colours = (*image_shape, 1)[:3]
-    sizes = {"height": height, "width": width, "colours": colours, "latent": latent, "hidden": hidden}
-    _check_sizes("convnet", **sizes, **{f"channels[{i}]": n for i, n in enumerate(channels)})
+    _check_sizes("convnet", latent=latent, hidden=hidden)
+    channels = _widths("convnet", "channels", channels)
+    _activation("convnet", activation)
     likelihood, posterior = _parts(options)
-    if options.get("n_classes") or isinstance(likelihood, PredictedVarianceGaussian):
-        what = "n_classes" if options.get("n_classes") else "a PredictedVarianceGaussian"
+    classes = Labels(options.get("n_classes")).n_classes
+    if classes or isinstance(likelihood, PredictedVarianceGaussian):
+        what = "n_classes" if classes else "a PredictedVarianceGaussian"
         raise MiniVAEError(f"convnet does not know {what}: use mlp, or put the layers together with VAE")
     encoder, decoder = [Reshape((height, width, colours))], [Flatten()]
     n_before, n_out = colours, likelihood.params_dim(height * width * colours) // (height * width)
@@ -90,5 +103,23 @@ def _fits(posterior, n_stats, latent):
 
 def _check_sizes(name, **sizes):
     for what, size in sizes.items():
-        if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
-            raise MiniVAEError(f"{name}: {what} should be an integer of at least 1, got {size!r}")
+        integer(f"{name}: {what}", size)
+
+
+def _widths(name, what, sizes):
+    """The integers that `sizes` lists; raises MiniVAEError for what is no list of integers of at least 1."""
+    sizes = sizes.tolist() if isinstance(sizes, np.ndarray) else sizes
+    if not isinstance(sizes, (list, tuple, range)):
+        raise MiniVAEError(f"{name}: {what} should be a list of integers such as (32, 64), got {shown(sizes)}")
+    return [integer(f"{name}: {what}[{i}]", size) for i, size in enumerate(sizes)]
+
+
+def _activation(name, activation):
+    try:
+        made = activation()
+    except Exception as error:  # whatever what is no class of layers raises
+        raise MiniVAEError(
+            f"{name}: activation should be the class of a layer, such as ReLU, got {shown(activation)}: {error}"
+        ) from error
+    if not isinstance(made, Layer):
+        raise MiniVAEError(f"{name}: activation should be the class of a layer, such as ReLU, got {shown(activation)}")

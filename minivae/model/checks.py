@@ -5,7 +5,8 @@ import warnings
 
 import numpy as np
 
-from ..errors import MiniVAEError, MiniVAEWarning, named
+from ..arguments import number, one_of
+from ..errors import MiniVAEError, MiniVAEWarning, named, shown
 from .conv import Flatten, Reshape
 from .layers import Activation, Sequential
 
@@ -16,17 +17,11 @@ REACH, INPUTS = 4, np.linspace(-20, 20, 401)[None]
 def check_dtype(dtype):
     """The dtype as NumPy's."""
     try:
-        if np.dtype(dtype) in (np.float32, np.float64):
+        if dtype is not None and np.dtype(dtype) in (np.float32, np.float64):
             return np.dtype(dtype)
-    except TypeError:
+    except Exception:  # whatever NumPy raises for what is no dtype
         pass
-    raise MiniVAEError(f'VAE: dtype should be "float32" or "float64", got {dtype!r}')
-
-
-def check_seed(seed):
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise MiniVAEError(f"VAE: seed should be an integer of at least 0, got {seed!r}")
-    return int(seed)
+    raise MiniVAEError(f'VAE: dtype should be "float32" or "float64", got {shown(dtype)}')
 
 
 def check_part(name, part, kind, default):
@@ -40,9 +35,7 @@ def check_part(name, part, kind, default):
 def check_kl(kl, bound, posterior):
     """Whether the KL is analytic."""
     needs_samples = bound.needs_samples or not posterior.has_analytic_kl
-    kl = kl or ("monte-carlo" if needs_samples else "analytic")
-    if kl not in ("analytic", "monte-carlo"):
-        raise MiniVAEError(f'VAE: kl should be "analytic", "monte-carlo" or None, got {kl!r}')
+    kl = one_of("VAE: kl", kl, ("analytic", "monte-carlo", None)) or ("monte-carlo" if needs_samples else "analytic")
     if kl == "analytic" and needs_samples:
         raise MiniVAEError(
             f"VAE: {type(bound).__name__} with {type(posterior).__name__} has no analytic KL: "
@@ -52,8 +45,8 @@ def check_kl(kl, bound, posterior):
 
 
 def check_free_bits(free_bits, analytic):
-    if not 0 <= free_bits < math.inf:
-        raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {free_bits!r}")
+    if not 0 <= number(free_bits) < math.inf:
+        raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {shown(free_bits)}")
     if free_bits and not analytic:
         raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
     return float(free_bits)

@@ -17,8 +17,9 @@ import math
 
 import numpy as np
 
+from ..arguments import integer, is_integer, one_of
 from ..engine.convolution import Axis, Windows, correlate, correlate_weights
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, shown
 from .layers import INITIALISERS, Layer
 
 
@@ -54,24 +55,19 @@ class _Convolution(Layer):
     """
 
     def __init__(self, n_in, n_out, kernel, stride, padding, init):
-        for name, value in (("n_in", n_in), ("n_out", n_out), ("kernel", kernel), ("stride", stride)):
-            self._check_integer(name, value, 1)
-        if padding != "same":
-            self._check_integer("padding", padding, 0, ' or "same"')
+        name = type(self).__name__
+        self.n_in, self.n_out = integer(f"{name}: n_in", n_in), integer(f"{name}: n_out", n_out)
+        self.kernel, self.stride = integer(f"{name}: kernel", kernel), integer(f"{name}: stride", stride)
+        same = isinstance(padding, str) and padding == "same"
+        if not same and not (is_integer(padding) and padding >= 0):
+            raise MiniVAEError(f'{name}: padding should be an integer of at least 0 or "same", got {shown(padding)}')
         if stride > kernel:
             raise MiniVAEError(
                 f"{type(self).__name__}: stride {stride} leaves out pixels between windows of {kernel}: use a kernel "
                 f"of at least {stride}"
             )
-        if init not in INITIALISERS:
-            raise MiniVAEError(f"{type(self).__name__}: init must be one of {', '.join(INITIALISERS)}, got {init!r}")
-        self.n_in, self.n_out, self.kernel, self.stride = int(n_in), int(n_out), int(kernel), int(stride)
-        self.padding, self.init = padding, init
-
-    def _check_integer(self, name, value, least, otherwise=""):
-        if not isinstance(value, (int, np.integer)) or value < least:
-            wanted = f"an integer of at least {least}{otherwise}"
-            raise MiniVAEError(f"{type(self).__name__}: {name} must be {wanted}, got {value!r}")
+        self.padding = "same" if same else int(padding)
+        self.init = one_of(f"{name}: init", init, INITIALISERS)
 
     def shapes(self):
         return {"W": (self.kernel, self.kernel, *self.channels), "b": (self.n_out,)}
@@ -156,13 +152,13 @@ class ConvTranspose2d(_Convolution):
 
     def __init__(self, n_in, n_out, kernel, stride=1, padding=0, output_padding=0, init="glorot_uniform"):
         super().__init__(n_in, n_out, kernel, stride, padding, init)
-        self._check_integer("output_padding", output_padding, 0)
+        output_padding = integer("ConvTranspose2d: output_padding", output_padding, 0)
         if output_padding >= stride or (output_padding and padding == "same"):
             raise MiniVAEError(
                 f"ConvTranspose2d: output_padding should be less than the stride, {stride}, and 0 with "
                 f'padding="same", got {output_padding}'
             )
-        self.output_padding = int(output_padding)
+        self.output_padding = output_padding
         self.channels = self.n_out, self.n_in
 
     def sweeps(self, size):
@@ -186,8 +182,8 @@ class Reshape(Layer):
 
     def __init__(self, shape):
         sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
-        if not sizes or not all(isinstance(size, (int, np.integer)) and size > 0 for size in sizes):
-            raise MiniVAEError(f"Reshape: shape must be a tuple of positive integers, got {shape!r}")
+        if not sizes or not all(is_integer(size) and size > 0 for size in sizes):
+            raise MiniVAEError(f"Reshape: shape should be a tuple of integers of at least 1, got {shown(shape)}")
         self.shape = tuple(map(int, sizes))
         self.input_shape = (math.prod(self.shape),)
 

@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import flag, integer, one_of
+from ..errors import MiniVAEError, named, shown
 from .layers import Dense, dense, relu
 from .parameters import Composite, Part, joined, within
 from .posteriors import DiagonalGaussian, Posterior
@@ -26,11 +27,7 @@ class Flow(Part):
 
     def _check(self, **sizes):
         for name, size in sizes.items():
-            least = 0 if name == "context" else 1
-            if not isinstance(size, (int, np.integer)) or size < least:
-                raise MiniVAEError(
-                    f"{type(self).__name__}: {name} should be an integer of at least {least}, got {size!r}"
-                )
+            integer(f"{type(self).__name__}: {name}", size, 0 if name == "context" else 1)
 
     def forward(self, params, z, context=None):
         raise NotImplementedError
@@ -120,16 +117,24 @@ class Planar(Flow):
 # -------------------------------------------------------------------------------------- inverse autoregressive
 
 
-def autoregressive_masks(dim, hidden, context=0, reverse=False):
+def autoregressive_masks(dim, hidden, context=0, reverse=False, kind="full"):
     """The weights that a network from z and context to (m, s) may use, so that m_d and s_d see only z before d.
 
-    Inputs have the degrees 1..dim (or dim..1 with `reverse`), context inputs 0, and hidden
-    units run through 1..dim - 1. A hidden unit sees inputs of at most its degree, an output only hidden units below.
+    Inputs have the degrees 1..dim (or dim..1 with `reverse`) and context inputs 0. A hidden unit sees inputs of at
+    most its degree, an output only hidden units below its own. The degrees of hidden units run, again and again,
+    through 1..dim - 1, and with a context through 0 as well: such units bring it to the output of degree 1. Where there
+    are fewer units than degrees, theirs are spread evenly from the first to the last, so that no input is left out.
+
+    kind : "full", or "0.1", the masks of version 0.1: without the degree 0, and without the last where units are few
     Returns NumPy arrays of zeros and ones, (dim + context, hidden) and (hidden, 2 dim), for the outputs m and s.
     Source: Germain, Gregor, Murray & Larochelle 2015, section 4.
     """
     inputs = np.arange(1, dim + 1)[:: -1 if reverse else 1]
-    within = np.arange(hidden) % max(1, dim - 1) + 1
+    lowest = 0 if context and kind == "full" else 1
+    degrees = np.arange(lowest, max(dim, lowest + 1))
+    if kind == "full" and hidden < len(degrees):
+        degrees = np.linspace(degrees[0], degrees[-1], hidden).round()
+    within = np.resize(degrees, hidden)
     first = np.concatenate([inputs, np.zeros(context, int)])[:, None] <= within
     second = within[:, None] < np.concatenate([inputs, inputs])
     return first, second
@@ -174,9 +179,11 @@ class InverseAutoregressive(Composite, Flow):
     """An inverse autoregressive step: each z_d is gated towards a value, both from the z before it and the context.
 
     dim     : D
-    hidden  : the width of the network's one hidden layer (ReLU)
-    context : C, how many more numbers the encoder gives for each example; the network sees them all
+    hidden  : the width of the network's one hidden layer (ReLU), at least 2 where there is more to see than one number
+    context : C, how many more numbers the encoder gives for each example; all dimensions see them all
     reverse : take the dimensions from the last to the first, as every other step of a chain should
+    masks   : "full", or "0.1" for models of version 0.1, whose first dimension does not see the context, and which
+              leaves inputs out where hidden < dim - 1; see `autoregressive_masks`
 
     Its parameters are those of the network: "0.W" (D + C, hidden), "0.b", "2.W" (hidden, 2D), "2.b".
     Source: Kingma et al. 2016, algorithm 1.
@@ -184,9 +191,15 @@ class InverseAutoregressive(Composite, Flow):
 
     GATE_BIAS = 2.0  # at first a step changes little: sigmoid(2) = 0.88
 
-    def __init__(self, dim, hidden, context=0, reverse=False):
+    def __init__(self, dim, hidden, context=0, reverse=False, masks="full"):
         self._check(dim=dim, hidden=hidden, context=context)
-        self.dim, self.hidden, self.context, self.reverse = int(dim), int(hidden), int(context), bool(reverse)
+        self.dim, self.hidden, self.context = int(dim), int(hidden), int(context)
+        self.reverse = flag("InverseAutoregressive: reverse", reverse)
+        self.masks = one_of("InverseAutoregressive: masks", masks, ("full", "0.1"))
+        if masks == "full" and hidden == 1 and (dim > 2 or (dim > 1 and context)):
+            raise MiniVAEError(
+                "InverseAutoregressive: hidden should be at least 2, since one unit cannot see all it should, got 1"
+            )
 
     def parts(self):
         return {"0": Dense(self.dim + self.context, self.hidden), "2": Dense(self.hidden, 2 * self.dim)}
@@ -197,7 +210,7 @@ class InverseAutoregressive(Composite, Flow):
         return values
 
     def constant_arrays(self):
-        first, second = autoregressive_masks(self.dim, self.hidden, self.context, self.reverse)
+        first, second = autoregressive_masks(self.dim, self.hidden, self.context, self.reverse, self.masks)
         return {"0.mask": first, "2.mask": second}
 
     def forward(self, params, z, context=None):
@@ -234,9 +247,12 @@ class FlowPosterior(Composite, Posterior):
     """
 
     def __init__(self, flows, base=None):
-        self.flows, self.base = list(flows), base or DiagonalGaussian()
+        self.flows = list(flows) if isinstance(flows, (list, tuple)) else []
         if not self.flows or not all(isinstance(flow, Flow) for flow in self.flows):
-            raise MiniVAEError(f"FlowPosterior: flows should be a list of flows such as Planar(2), got {flows!r}")
+            raise MiniVAEError(f"FlowPosterior: flows should be a list of flows such as Planar(2), got {shown(flows)}")
+        self.base = DiagonalGaussian() if base is None else base
+        if not isinstance(self.base, Posterior):
+            raise MiniVAEError(f"FlowPosterior: base should be a posterior or None, got {named(base)}")
         dims = {flow.dim for flow in self.flows}
         if len(dims) > 1:
             raise MiniVAEError(f"FlowPosterior: all flows should have the same dim, got {sorted(dims)}")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import array, is_integer
+from ..errors import MiniVAEError, shown
 
 
 def append_labels(x, y):
@@ -22,8 +23,8 @@ class Labels:
     """The labels of a model that knows n_classes classes, numbered from 0; without classes it lets all pass."""
 
     def __init__(self, n_classes=None):
-        if n_classes is not None and (not isinstance(n_classes, (int, np.integer)) or n_classes < 2):
-            raise MiniVAEError(f"VAE: n_classes should be None or an integer of at least 2, got {n_classes!r}")
+        if n_classes is not None and (not is_integer(n_classes) or n_classes < 2):
+            raise MiniVAEError(f"VAE: n_classes should be None or an integer of at least 2, got {shown(n_classes)}")
         self.n_classes = 0 if n_classes is None else int(n_classes)
 
     def check(self, y, rows):
@@ -40,7 +41,7 @@ class Labels:
                 f"this model was made with n_classes={self.n_classes}: pass the labels too, as y=, or in fit as pairs "
                 "(x, y)"
             )
-        y = np.asarray(y)
+        y = array("y", y)
         if y.ndim == 0:
             y = np.broadcast_to(y, rows)
         if y.shape != (rows,) or y.dtype.kind not in "iu":

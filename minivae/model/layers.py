@@ -13,10 +13,10 @@ The classes say what the parameters are called and check shapes:
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
+from ..arguments import integer, one_of
 from ..errors import MiniVAEError, named
 from .parameters import Composite, Part, joined, within
 
@@ -118,12 +118,8 @@ class Dense(Layer):
     """
 
     def __init__(self, n_in, n_out, init="glorot_uniform"):
-        for name, size in (("n_in", n_in), ("n_out", n_out)):
-            if not isinstance(size, (int, np.integer)) or size < 1:
-                raise MiniVAEError(f"Dense: {name} must be a positive integer, got {size!r}")
-        if init not in INITIALISERS:
-            raise MiniVAEError(f"Dense: init must be one of {', '.join(INITIALISERS)}, got {init!r}")
-        self.n_in, self.n_out, self.init = int(n_in), int(n_out), init
+        self.n_in, self.n_out = integer("Dense: n_in", n_in), integer("Dense: n_out", n_out)
+        self.init = one_of("Dense: init", init, INITIALISERS)
         self.input_shape = (self.n_in,)
 
     def shapes(self):
@@ -192,9 +188,10 @@ class Sequential(Composite, Layer):
     def __init__(self, layers):
         if isinstance(layers, Layer):  # one by itself
             layers = layers.layers if type(layers) is Sequential else [layers]
-        if not isinstance(layers, Iterable):
-            raise MiniVAEError(f"Sequential: expected a list of layers, got {named(layers)}")
-        self.layers = list(layers)
+        try:
+            self.layers = list(layers)
+        except Exception as error:  # whatever an object that is no list raises
+            raise MiniVAEError(f"Sequential: expected a list of layers, got {named(layers)}") from error
         if not self.layers:
             raise MiniVAEError("Sequential: expected at least one layer, got an empty list")
         for i, layer in enumerate(self.layers):

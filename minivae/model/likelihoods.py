@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import flag, integer, number
+from ..errors import MiniVAEError, shown
 from .gaussian import LOG_2PI, LOG_VAR_MAX, hold
 from .layers import sigmoid
 from .parameters import Part
@@ -173,9 +174,9 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, std=1.0, constants=True):
-        if not std > 0:
-            raise MiniVAEError(f"Gaussian: std must be positive, got {std!r}")
-        self.std, self.constants = float(std), bool(constants)
+        if not 0 < number(std) < math.inf:
+            raise MiniVAEError(f"Gaussian: std must be positive, got {shown(std)}")
+        self.std, self.constants = float(std), flag("Gaussian: constants", constants)
 
     def log_prob(self, params, x, mean):
         log_px, log_prob_backward = gaussian_log_prob(x, mean, self.std, self.constants)
@@ -196,8 +197,8 @@ class LearnedVariance(Likelihood):
     """
 
     def __init__(self, min_std=1e-3):
-        if not 0 < min_std < math.inf:
-            raise MiniVAEError(f"{type(self).__name__}: min_std must be positive, got {min_std!r}")
+        if not 0 < number(min_std) < math.inf:
+            raise MiniVAEError(f"{type(self).__name__}: min_std must be positive, got {shown(min_std)}")
         self.min_std = float(min_std)
 
     def _log_prob(self, x, mean, raw_log_var):
@@ -228,8 +229,8 @@ class SharedVarianceGaussian(LearnedVariance):
 
     def __init__(self, std=1.0, min_std=1e-3):
         super().__init__(min_std)
-        if not 0 < std < math.inf:
-            raise MiniVAEError(f"SharedVarianceGaussian: std must be positive, got {std!r}")
+        if not 0 < number(std) < math.inf:
+            raise MiniVAEError(f"SharedVarianceGaussian: std must be positive, got {shown(std)}")
         self.std = float(std)
 
     def shapes(self):
@@ -291,9 +292,7 @@ class Categorical(Likelihood):
     from_logits = True
 
     def __init__(self, levels=256):
-        if not isinstance(levels, (int, np.integer)) or levels < 2:
-            raise MiniVAEError(f"Categorical: levels should be an integer of at least 2, got {levels!r}")
-        self.levels = int(levels)
+        self.levels = integer("Categorical: levels", levels, 2)
 
     def constant_arrays(self):
         return {"level": np.arange(self.levels)}

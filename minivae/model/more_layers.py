@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import integer, number
+from ..errors import MiniVAEError, shown
 from .layers import Activation, Layer
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -88,8 +89,8 @@ class LeakyReLU(Activation):
     """max(x, slope x); see `leaky_relu`."""
 
     def __init__(self, slope=0.01):
-        if not 0 <= slope < 1:
-            raise MiniVAEError(f"LeakyReLU: slope should be at least 0 and below 1, got {slope!r}")
+        if not 0 <= number(slope) < 1:
+            raise MiniVAEError(f"LeakyReLU: slope should be at least 0 and below 1, got {shown(slope)}")
         self.slope = float(slope)
 
     def function(self, x):
@@ -100,8 +101,8 @@ class ELU(Activation):
     """x, or alpha (exp(x) - 1) below 0; see `elu`."""
 
     def __init__(self, alpha=1.0):
-        if not 0 < alpha < math.inf:
-            raise MiniVAEError(f"ELU: alpha should be a positive number, got {alpha!r}")
+        if not 0 < number(alpha) < math.inf:
+            raise MiniVAEError(f"ELU: alpha should be a positive number, got {shown(alpha)}")
         self.alpha = float(alpha)
 
     def function(self, x):
@@ -127,11 +128,10 @@ class LayerNorm(Layer):
     """
 
     def __init__(self, n, eps=1e-5):
-        if not isinstance(n, (int, np.integer)) or n < 1:
-            raise MiniVAEError(f"LayerNorm: n should be an integer of at least 1, got {n!r}")
-        if not 0 < eps < math.inf:
-            raise MiniVAEError(f"LayerNorm: eps should be a positive number, got {eps!r}")
-        self.n, self.eps = int(n), float(eps)
+        self.n = integer("LayerNorm: n", n)
+        if not 0 < number(eps) < math.inf:
+            raise MiniVAEError(f"LayerNorm: eps should be a positive number, got {shown(eps)}")
+        self.eps = float(eps)
 
     def shapes(self):
         return {"gain": (self.n,), "bias": (self.n,)}
@@ -160,8 +160,8 @@ class Dropout(Layer):
     """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`."""
 
     def __init__(self, rate=0.5):
-        if not 0 <= rate < 1:
-            raise MiniVAEError(f"Dropout: rate should be at least 0 and below 1, got {rate!r}")
+        if not 0 <= number(rate) < 1:
+            raise MiniVAEError(f"Dropout: rate should be at least 0 and below 1, got {shown(rate)}")
         self.rate = float(rate)
 
     def uniform_shapes(self, input_shape):

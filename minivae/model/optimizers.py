@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import number
+from ..errors import MiniVAEError, named, shown
 from .parameters import Settings
 
 
@@ -22,8 +23,8 @@ class Optimizer(Settings):
         self.lr = self._positive("lr", lr)
 
     def _positive(self, name, value, below=math.inf):
-        if not 0 < value < below:
-            raise MiniVAEError(f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {value!r}")
+        if not 0 < number(value) < below:
+            raise MiniVAEError(f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {shown(value)}")
         return float(value)
 
     def fresh_state(self, p):
@@ -43,8 +44,8 @@ class SGD(Optimizer):
 
     def __init__(self, lr=1e-2, momentum=0.0):
         super().__init__(lr)
-        if not 0 <= momentum < 1:
-            raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {momentum!r}")
+        if not 0 <= number(momentum) < 1:
+            raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {shown(momentum)}")
         self.momentum = float(momentum)
 
     def fresh_state(self, p):
@@ -123,8 +124,12 @@ def clip_by_norm(g, limit):
         g min(1, limit / |g|),   |g| = sqrt(sum of all g^2)
 
     g (P,), limit a float.  Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
+
+    Both |g| and the limit are divided by the larger of the limit and the largest g, so that no square overflows: the
+    norm would be infinite, and the gradient 0, from |g| = 2e19 on in float32.
     """
-    norm = np.sqrt(np.sum(g**2, keepdims=True))
+    scale = np.maximum(np.max(np.abs(g), keepdims=True), limit)
+    norm, limit = np.sqrt(np.sum((g / scale) ** 2, keepdims=True)), limit / scale
     return g * (limit / np.maximum(norm, limit))
 
 
@@ -133,7 +138,7 @@ class ClipNorm(Optimizer):
 
     def __init__(self, optimizer, limit=1.0):
         if not isinstance(optimizer, Optimizer):
-            raise MiniVAEError(f"ClipNorm: optimizer should be one such as Adam(1e-3), got {optimizer!r}")
+            raise MiniVAEError(f"ClipNorm: optimizer should be one such as Adam(1e-3), got {named(optimizer)}")
         self.optimizer, self.limit = optimizer, self._positive("limit", limit)
 
     @property

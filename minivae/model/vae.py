@@ -1,12 +1,15 @@
 """The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
 
 import math
+import threading
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ..arguments import array, integer, number
+from ..arguments import seed as check_seed
 from ..engine import get_backend
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, named, shown
 from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from . import checks
@@ -60,6 +63,13 @@ def to_unit(pixels, dtype):
     return pixels.astype(dtype) * (1 / 255) if pixels.dtype == np.uint8 else pixels.astype(dtype)
 
 
+def check_vae(name, value):
+    """The value; raises MiniVAEError unless it is a VAE."""
+    if not isinstance(value, VAE):
+        raise MiniVAEError(f"{name} should be a VAE, got {named(value)}")
+    return value
+
+
 class VAE:
     """A variational autoencoder.
 
@@ -81,7 +91,7 @@ class VAE:
                  (N,) or one number for all rows. Encoder and decoder get them one-hot behind x and z, so their first
                  layers are n_classes wider, and all methods want y=
 
-    `history` is the History of the last training, None before.
+    `history` is the History of the last training, None before. `epochs` counts those of all its trainings.
     `parameters` and `gradients` map names such as "encoder.0.W" to views of the flat arrays in their `.flat`.
     Every method takes and returns NumPy arrays, on either backend, in batches of any size. x is (B, X), or
     (B, ...) with X values a row; uint8 is read as pixels and divided by 255.
@@ -104,7 +114,7 @@ class VAE:
         n_classes=None,
     ):
         self.backend, self.dtype = get_backend(backend), checks.check_dtype(dtype)
-        self.seed = checks.check_seed(seed)
+        self.seed = check_seed("VAE: seed", seed)
         self.n_classes, self.labels = n_classes, Labels(n_classes)
         self.encoder, self.decoder = Sequential(encoder), Sequential(decoder)
         self.likelihood = checks.check_part("likelihood", likelihood, Likelihood, Bernoulli)
@@ -126,7 +136,8 @@ class VAE:
         }
         self.parameters, self.gradients, self.constants = allocate(self.parts, self.backend, self.dtype, self.seed)
         self.beta_array = self.backend.zeros((1,), self.dtype)
-        self.beta, self.history = beta, None
+        self.beta, self.history, self.epochs = beta, None, 0
+        self.in_training = threading.Lock()
         self._noise, self._prior_noise = generator(self.seed, CALL_NOISE), generator(self.seed, SAMPLING)
 
     def _widest(self):
@@ -145,8 +156,8 @@ class VAE:
 
     @beta.setter
     def beta(self, beta):
-        if not 0 <= beta < float("inf"):
-            raise MiniVAEError(f"VAE: beta should be a finite number of at least 0, got {beta!r}")
+        if not 0 <= number(beta) < math.inf:
+            raise MiniVAEError(f"VAE: beta should be a finite number of at least 0, got {shown(beta)}")
         self._beta = float(beta)
         self.beta_array.fill(self._beta)
 
@@ -243,11 +254,9 @@ class VAE:
 
         Not copied where that is what x holds. Raises MiniVAEError where it is no input for this model.
         """
-        x = np.asarray(x)
+        x = array("x", x)
         if x.ndim == 0 or x.size == 0:
             raise MiniVAEError(f"x should be (B, {self.input_dim}) with at least one row, got shape {x.shape}")
-        if x.dtype.kind not in "fiub":
-            raise MiniVAEError(f"x should hold real numbers, got dtype {x.dtype}")
         x = x.reshape(len(x), -1)
         if x.shape[1] != self.input_dim:
             raise MiniVAEError(
@@ -289,7 +298,7 @@ class VAE:
         return self.backend.asarray(eps.transpose(1, 0, 2), self.dtype)
 
     def _check_eps(self, eps, rows):
-        eps = np.asarray(eps)
+        eps = array("eps", eps)
         if eps.ndim == 2:
             eps = eps[None]
         if eps.ndim != 3 or eps.shape[1:] != (rows, self.latent_dim) or len(eps) == 0:
@@ -334,10 +343,10 @@ class VAE:
         As anomaly scores, high for what the model finds strange: `negative_elbo`, and `reconstruction` with some
         ten samples, which is minus the reconstruction probability of An & Cho 2015, algorithm 4.
         """
-        samples = self._check_samples(samples)
-        rng = generator(seed, EVALUATION_NOISE)
+        samples, rng = integer("samples", samples), generator(check_seed("seed", seed), EVALUATION_NOISE)
+        batch_size = max(1, self.inference_rows // samples) if batch_size is None else integer("batch_size", batch_size)
         parts = []
-        for batch, labels in self._batches(x, y, batch_size or max(1, self.inference_rows // samples)):
+        for batch, labels in self._batches(x, y, batch_size):
             eps = self._draw(rng, samples, len(batch))
             losses, _ = self.forward(self._params, batch, eps, self.beta_array, labels)
             parts.append(self.backend.to_host(np.stack(losses)).astype(np.float64))
@@ -356,7 +365,7 @@ class VAE:
     @unwarned
     def decode(self, z, y=None):
         """The mean of p(x given z), (N, X), for z (N, D)."""
-        z = np.asarray(z)
+        z = array("z", z)
         if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
             hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
             raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
@@ -394,9 +403,8 @@ class VAE:
 
         seed : the same gives the same draws; None draws anew at each call, from a stream that the model's seed starts
         """
-        if n < 1:
-            raise MiniVAEError(f"sample: n should be at least 1, got {n!r}")
-        rng = self._prior_noise if seed is None else generator(seed, SAMPLING)
+        n = integer("sample: n", n)
+        rng = self._prior_noise if seed is None else generator(check_seed("seed", seed), SAMPLING)
         return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
 
     @unwarned
@@ -412,8 +420,8 @@ class VAE:
         `samples`. The noise is keyed by (seed, position of the example).
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.
         """
-        x, samples = self.check_input(x), self._check_samples(samples)
-        rng = generator(seed, LIKELIHOOD_NOISE)
+        x, samples = self.check_input(x), integer("samples", samples)
+        rng = generator(check_seed("seed", seed), LIKELIHOOD_NOISE)
         total = 0.0
         with progress_bar(len(x), "example", progress) as bar:
             for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
@@ -438,12 +446,10 @@ class VAE:
         x should hold many examples. With a flow posterior the mean is that of its base.
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.2.
         """
-        return self.encode(x, y)[0].var(axis=0) > threshold
-
-    def _check_samples(self, samples):
-        if not isinstance(samples, (int, np.integer)) or samples < 1:
-            raise MiniVAEError(f"samples should be an integer of at least 1, got {samples!r}")
-        return int(samples)
+        least = number(threshold)
+        if math.isnan(least):
+            raise MiniVAEError(f"active_units: threshold should be a number, got {shown(threshold)}")
+        return self.encode(x, y)[0].var(axis=0) > least
 
     def summary(self):
         """Print a table of the layers with the shapes of their outputs and their numbers of parameters."""
@@ -469,10 +475,10 @@ class VAE:
 
     def __getstate__(self):
         constants = {name: self.backend.to_host(array) for name, array in self.constants.items()}
-        return self.__dict__ | {"constants": constants, "beta_array": None}
+        return self.__dict__ | {"constants": constants, "beta_array": None, "in_training": None}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         self.constants = {name: self.backend.asarray(array) for name, array in self.constants.items()}
         self.beta_array = self.backend.zeros((1,), self.dtype)
-        self.beta = self._beta
+        self.beta, self.in_training = self._beta, threading.Lock()

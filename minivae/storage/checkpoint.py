@@ -8,6 +8,7 @@ tensors (in safetensors: in the metadata) stands one text, "minivae", in JSON:
     format   1, counted up when this layout changes
     version  of the minivae that wrote the file
     model    the arguments that make the model again, see `describe`
+    epochs   for how many epochs it has been trained; version 0.1 did not write it
     crc32    of this text without this entry, and then of the bytes of each tensor in the order of their names
 
 The same model always makes the same bytes.
@@ -20,13 +21,16 @@ import zlib
 
 import numpy as np
 
+from ..arguments import integer
+from ..arguments import path as check_path
 from ..engine import get_backend
 from ..errors import MiniVAEError
 from ..files import atomic_write
+from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer
 from ..model.parameters import Part
-from ..model.vae import VAE
+from ..model.vae import VAE, check_vae
 
 FORMAT = 1
 RECORD = "minivae"
@@ -39,8 +43,10 @@ def save(vae, path, arrays=None, **records):
     arrays  : more NumPy arrays to keep, by name
     records : more entries of the record; anything that JSON can hold
     """
-    arrays = vae.parameters.to_host() | {EXTRA + name: array for name, array in (arrays or {}).items()}
-    write(path, arrays, {"model": describe_model(vae)} | records)
+    arrays = check_vae("save: vae", vae).parameters.to_host() | {
+        EXTRA + name: array for name, array in (arrays or {}).items()
+    }
+    write(path, arrays, {"model": describe_model(vae), "epochs": vae.epochs} | records)
 
 
 def load(path, backend="numpy"):
@@ -56,6 +62,7 @@ def load(path, backend="numpy"):
         _check_shapes(model, weights)
         vae = VAE(**model, backend=backend)
         vae.parameters.load(weights)
+        vae.epochs = integer("epochs", record.get("epochs", 0), 0)
     except Exception as error:  # whatever a damaged or newer description makes the constructors raise
         raise MiniVAEError(f"{path} does not make a model: {error}") from error
     return vae
@@ -122,9 +129,19 @@ def build(value):
     part = _parts().get(str(value["class"]))
     if part is Sequential:
         arguments.pop("needs_dx", None)  # of version 0.1, which left the first layer's dx out by it
+    if part is InverseAutoregressive:
+        arguments = {"masks": "0.1"} | arguments  # which version 0.1 did not name
     if part is None:
         raise MiniVAEError(f"this minivae has no {value['class']!r}: was it written by a newer one?")
     return part(**arguments)
+
+
+def renewed(path, model):
+    """The description of a model from the file `path` as this version writes it: that of the same parts."""
+    try:
+        return {name: describe(value) for name, value in build(model).items()}
+    except Exception as error:  # as in `load`
+        raise MiniVAEError(f"{path} does not make a model: {error}") from error
 
 
 def _parts():
@@ -153,6 +170,7 @@ def write(path, arrays, record):
     """Write NumPy arrays, by name, and a record that JSON can hold, whole or not at all."""
     from .. import __version__
 
+    check_path("save: path", path)
     arrays = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # safetensors ignores strides
     record = {"format": FORMAT, "version": __version__} | record
     text = json.dumps(record | {"crc32": _crc32(record, arrays)})
@@ -172,6 +190,7 @@ def read(path):
 
     Raises MiniVAEError where the file is missing, damaged, no checkpoint, or of a newer minivae.
     """
+    check_path("load: path", path)
     try:
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK"

@@ -12,9 +12,13 @@ same layers in the same places. A module with other names needs its keys renamed
 channels last here and first there, so a Dense beside Flatten or Reshape fits only a module that permutes likewise.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import array
+from ..errors import MiniVAEError, shown
+from ..model.vae import check_vae
 
 NAMES = {"W": "weight", "b": "bias", "gain": "weight"}
 
@@ -35,7 +39,8 @@ def to_torch_state_dict(vae):
 
     module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch_state_dict(vae).items()})
     """
-    return {_torch_name(name): _transposed(array, (3, 2, 0, 1)) for name, array in vae.parameters.to_host().items()}
+    arrays = check_vae("to_torch_state_dict: vae", vae).parameters.to_host()
+    return {_torch_name(name): _transposed(array, (3, 2, 0, 1)) for name, array in arrays.items()}
 
 
 def from_torch_state_dict(vae, state):
@@ -44,10 +49,13 @@ def from_torch_state_dict(vae, state):
     state : dict of name -> tensor on the CPU, or NumPy array
     Raises MiniVAEError where a tensor is missing, unknown or of another shape; the model is then unchanged.
     """
-    names = {_torch_name(name): name for name in vae.parameters}
+    names = {_torch_name(name): name for name in check_vae("from_torch_state_dict: vae", vae).parameters}
+    if not isinstance(state, Mapping):
+        raise MiniVAEError(f"from_torch_state_dict: state should be a dict of names and tensors, got {shown(state)}")
     if state.keys() != names.keys():
         raise MiniVAEError(
             f"the state dict does not fit this model: missing {sorted(names.keys() - state.keys())}, "
-            f"unknown {sorted(state.keys() - names.keys())}"
+            f"unknown {sorted(map(str, state.keys() - names.keys()))}"
         )
-    vae.parameters.load({names[name]: _transposed(np.asarray(tensor), (2, 3, 1, 0)) for name, tensor in state.items()})
+    arrays = {name: array(f"from_torch_state_dict: {name}", tensor) for name, tensor in state.items()}
+    vae.parameters.load({names[name]: _transposed(values, (2, 3, 1, 0)) for name, values in arrays.items()})

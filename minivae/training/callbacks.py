@@ -6,9 +6,8 @@ and `end(run)`, called after the last epoch, though not after an error or Ctrl-C
 
 import math
 
-import numpy as np
-
-from ..errors import MiniVAEError
+from ..arguments import integer, text
+from ..arguments import path as check_path
 from ..model.bounds import ELBO
 from ..model.likelihoods import Gaussian
 
@@ -19,12 +18,14 @@ class Run:
     vae           : the model; its weights and `vae.beta` may be changed
     history       : the History; `history[-1]` is the row of the epoch that has just ended
     epoch, epochs : the number of that epoch, from 1, and how many were asked for
+    samples, val_samples : the draws of z for each example, in training and in validation
     kept          : a dict for what a callback must remember, as JSON can hold it, or arrays (not single numbers) of the
                     model's backend; a checkpoint keeps it and resuming brings it back, as it does the history
     """
 
     def __init__(self, training, epochs):
         self.vae, self.history, self.kept, self.epochs = training.vae, training.history, training.kept, epochs
+        self.samples, self.val_samples = training.samples, training.val_samples
         self._training = training
 
     @property
@@ -49,9 +50,7 @@ class EarlyStopping:
     """
 
     def __init__(self, patience):
-        if not isinstance(patience, (int, np.integer)) or patience < 1:
-            raise MiniVAEError(f"EarlyStopping: patience should be an integer of at least 1, got {patience!r}")
-        self.patience = int(patience)
+        self.patience = integer("EarlyStopping: patience", patience)
 
     def begin(self, run):
         if "best" not in run.kept:
@@ -84,7 +83,7 @@ class CSVWriter:
     """
 
     def __init__(self, path, validation="val"):
-        self.path, self.validation = path, validation
+        self.path, self.validation = check_path("CSVWriter: path", path), text("CSVWriter: validation", validation)
 
     def __call__(self, run):
         run.history.save_csv(self.path, self.validation)
@@ -99,7 +98,7 @@ class EpochPrinter:
     """
 
     def __init__(self, validation="val"):
-        self.validation = validation
+        self.validation = text("EpochPrinter: validation", validation)
 
     def begin(self, run):
         self._head = None
@@ -116,20 +115,24 @@ class EpochPrinter:
             table.append(("beta", 6, f"{run.vae.beta:.3g}"))
         widths = [max(len(title), width) for title, width, _ in table]
         head = " ".join(f"{title:>{width}}" for width, (title, _, _) in zip(widths, table, strict=True))
-        head = f"{loss_formula(run.vae)}\n{head}"
+        head = f"{loss_formula(run.vae, run.samples, run.val_samples)}\n{head}"
         if head != self._head:
             self._head = head
             print(head)
         print(" ".join(f"{text:>{width}}" for width, (_, _, text) in zip(widths, table, strict=True)), flush=True)
 
 
-def loss_formula(vae):
-    """What the loss of a model is made of, in words, a line or more."""
+def loss_formula(vae, samples=1, val_samples=1):
+    """What the loss of a model is made of, in words, a line or more.
+
+    samples, val_samples : the draws of z for each example, in training and in validation
+    """
     if type(vae.bound) is ELBO:
         lines = [f"loss = reconstruction + {'KL' if vae.beta == 1 else 'beta KL'}, in nats per example"]
     else:
         lines = [
-            f"loss = minus the {type(vae.bound).__name__} bound, in nats per example; validation takes one sample",
+            f"loss = minus the {type(vae.bound).__name__} bound of {_samples(samples)}, in nats per example",
+            *[f"validation takes {_samples(val_samples)}: its loss is another bound"] * (val_samples != samples),
             "reconstruction and KL are means over the samples, and do not add up to it",
         ]
     if vae.free_bits:
@@ -137,3 +140,7 @@ def loss_formula(vae):
     if isinstance(vae.likelihood, Gaussian) and not vae.likelihood.constants:
         lines.append("reconstruction leaves out the Gaussian's constants")
     return "\n".join(lines)
+
+
+def _samples(n):
+    return f"{n} sample" + "s" * (n > 1)

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import Interrupted, MiniVAEError, named
+from ..arguments import array, flag, integer, number
+from ..arguments import path as check_path
+from ..arguments import seed as check_seed
+from ..errors import Interrupted, MiniVAEError, named, shown
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
+from ..model.vae import check_vae
 from ..progress import progress_bar
 from ..randomness import SPLIT, generator
 from ..storage import checkpoint as storage
@@ -46,6 +50,10 @@ class Checkpoint:
     path: str | os.PathLike
     resume: bool = False
 
+    def __post_init__(self):
+        check_path("Checkpoint: path", self.path)
+        flag("Checkpoint: resume", self.resume)
+
 
 def fit(
     vae,
@@ -56,6 +64,7 @@ def fit(
     batch_size=100,
     optimizer=None,
     samples=1,
+    val_samples=None,
     binarize=False,
     seed=None,
     patience=None,
@@ -71,13 +80,17 @@ def fit(
     x_train    : (N, X) or (N, ...), uint8 pixels or numbers; it may be a memory map, and is not copied on processors.
                  For a model with n_classes a pair (x, y) with the labels (N,)
     validation : data like x_train, or a share such as 0.1 of x_train, drawn at random, that is then not trained on;
-                 looked at after each epoch with one draw of z for each example
+                 looked at after each epoch
     batch_size : the examples in a step; where there are fewer, all of them
     optimizer  : RMSprop(1e-3) by default; it starts with fresh state
     samples    : L, the draws of z for each example in a step
+    val_samples: the draws of z for each example in validation; None takes `samples`, so that the losses of training
+                 and of validation are the same bound
     binarize   : draw each training pixel as 0 or 1 with probability x (or x / 255), anew in every epoch; validation
                  data are drawn once, as `mv.binarize` does
-    seed       : keys shuffling and noise together with the epoch; None takes the model's
+    seed       : keys shuffling and noise, together with `vae.epochs`, for how many epochs the model has been trained:
+                 many trainings of one epoch see other orders and noise each, as one of many does. None takes the
+                 model's seed
     patience   : end when the validation loss has not fallen for so many epochs, and take the weights of the best one:
                  short for callbacks=[EarlyStopping(patience)]
     schedules  : {"beta": f, "lr": g} or one of them, functions of the epoch, from 1; see `linear_warmup`
@@ -91,69 +104,119 @@ def fit(
     and in a notebook the model has the weights of that step, `vae.history` the epochs that were finished. With a
     checkpoint all is kept there too. Pressed again, it does not wait for the step.
 
-    Same seed and machine give the same History but for the seconds, bit for bit. Raises MiniVAEError for arguments
-    and data that cannot be trained on, and where a loss or a weight becomes NaN or infinite; the model then is as it
-    was before that epoch.
+    Same model, seed and machine give the same History but for the seconds, bit for bit. Raises MiniVAEError for
+    arguments and data that cannot be trained on, where the model is being trained already, and where a loss, also of
+    validation, or a weight becomes NaN or infinite; the model then is as it was before that epoch. Other threads may
+    use the model meanwhile, and see weights in the middle of a step.
     """
     for name in others:
         if name in OLD_SPELLINGS:
             raise MiniVAEError(f"fit: {name}= is now {OLD_SPELLINGS[name]}")
         raise TypeError(f"fit() got an unexpected keyword argument {name!r}")
-    seed = vae.seed if seed is None else seed
+    check_vae("fit: vae", vae)
+    seed = vae.seed if seed is None else check_seed("fit: seed", seed)
     optimizer = RMSprop() if optimizer is None else optimizer
-    if isinstance(checkpoint, (str, os.PathLike)):
+    if isinstance(checkpoint, (str, bytes, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
-    schedules = schedules or {}
+    schedules = {} if schedules is None else schedules
+    binarize, verbose = flag("fit: binarize", binarize), flag("fit: verbose", verbose)
     callbacks = _callbacks(callbacks, patience, verbose)
     patience = next((each.patience for each in callbacks if isinstance(each, EarlyStopping)), None)
+    epochs, samples = integer("fit: epochs", epochs), integer("fit: samples", samples)
+    batch_size = integer("fit: batch_size", batch_size)
+    val_samples = samples if val_samples is None else integer("fit: val_samples", val_samples)
     x_train, y_train = _checked_pair(vae, x_train)
     rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed)
-    _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint)
+    _check_arguments(optimizer, patience, x_val, schedules, checkpoint)
     batch_size = min(batch_size, len(rows))
     if binarize:
         check_grey(x_train)
         x_val = None if x_val is None else draw_pixels(x_val)
-    clipping = isinstance(optimizer, ClipNorm)
-    settings = {
-        **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
-        **{"binarize": binarize, "clip_norm": optimizer.limit if clipping else None},
-        **{"optimizer": optimizer.optimizer if clipping else optimizer},
-        **{"validation_split": validation if isinstance(validation, float) else None},
-        **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
-        **{name: fingerprint(y) for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None},
-    }
-    settings = {key: storage.describe(value) for key, value in settings.items()} if checkpoint else None
-    training = Training(vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, settings)
-    resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
-    vae.history, run = training.history, Run(training, epochs)
-    _call(callbacks, "begin", run)
-    if checkpoint and not resumed:
-        training.save(checkpoint.path)
+    with _alone(vae):
+        settings = None
+        if checkpoint:
+            data = {"x_train": x_train, "x_val": x_val} | {
+                name: y for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None
+            }
+            settings = {
+                **{"batch_size": batch_size, "samples": samples, "val_samples": val_samples, "seed": seed},
+                **{"beta": vae.beta, "patience": patience, "binarize": binarize},
+                **{"clip_norm": optimizer.limit if isinstance(optimizer, ClipNorm) else None},
+                **{"optimizer": optimizer.optimizer if isinstance(optimizer, ClipNorm) else optimizer},
+                **{"validation_split": validation if isinstance(validation, float) else None},
+                **{name: None if x is None else fingerprint(x) for name, x in data.items()},
+            }
+            settings = {key: storage.describe(value) for key, value in settings.items()}
+        training = Training(
+            vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, settings, val_samples
+        )
+        resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
+        vae.history, run = training.history, Run(training, epochs)
+        _call(callbacks, "begin", run)
+        if checkpoint and not resumed:
+            training.save(checkpoint.path)
 
-    bar = progress_bar(epochs * training.n_steps, "step", progress, training.steps_done())
-    with bar, ctrl_c() as pressed:
-        while not training.is_over(epochs):
-            if "beta" in schedules:
-                vae.beta = schedules["beta"](training.epoch)
-            if "lr" in schedules:
-                training.lr = schedules["lr"](training.epoch)
-            totals = _run_steps(training, bar, pressed)
-            if training.done == training.n_steps:
-                _end_epoch(training, totals, x_val, y_val)
-                bar.clear()  # so that what is printed now stands on lines of its own
-                _call(callbacks, "__call__", run)
-                bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
-            if checkpoint:
-                training.save(checkpoint.path)
-            if pressed():
-                raise _interrupted(training, checkpoint)
-    _call(callbacks, "end", run)
+        bar = progress_bar(epochs * training.n_steps, "step", progress, training.steps_done())
+        with bar, ctrl_c() as pressed:
+            while not training.is_over(epochs):
+                _run_epoch(training, schedules, bar, pressed, x_val, y_val)
+                if not training.done:  # it has not been stopped in its middle
+                    bar.clear()  # so that what is printed now stands on lines of its own
+                    _call(callbacks, "__call__", run)
+                    bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
+                if checkpoint:
+                    training.save(checkpoint.path)
+                if pressed():
+                    raise _interrupted(training, checkpoint)
+        _call(callbacks, "end", run)
     return training.history
 
 
-def _run_steps(training, bar, pressed):
-    """The steps of an epoch, or those until Ctrl-C is pressed, and the totals; raises where a step went wrong."""
-    before = training.snapshot()
+@contextmanager
+def _alone(vae):
+    """Hold the model for one training; raises MiniVAEError where another one does, which would share its arrays."""
+    if not vae.in_training.acquire(blocking=False):
+        raise MiniVAEError(
+            "fit: this model is being trained already, in another thread or by the fit that called this function: "
+            "wait for it, or train a copy.deepcopy of the model"
+        )
+    try:
+        yield
+    finally:
+        vae.in_training.release()
+
+
+def _run_epoch(training, schedules, bar, pressed, x_val, y_val):
+    """An epoch with its row in the history, or as much of it as there is until Ctrl-C is pressed.
+
+    Raises MiniVAEError, with the model as it was before, where something is not finite or a schedule gives no number.
+    """
+    vae, beta = training.vae, training.vae.beta
+    try:
+        if "beta" in schedules:
+            vae.beta = _scheduled("beta", schedules["beta"](training.epoch))
+        if "lr" in schedules:
+            training.lr = schedules["lr"](training.epoch)
+        before = training.snapshot()
+        totals = _run_steps(training, before, bar, pressed)
+        if training.done == training.n_steps:
+            _end_epoch(training, before, totals, x_val, y_val)
+    except MiniVAEError:
+        vae.beta = beta
+        raise
+
+
+def _scheduled(name, value):
+    if not 0 <= number(value) < math.inf:
+        raise MiniVAEError(f"fit: {name} should be a number of at least 0, the schedule gave {shown(value)}")
+    return value
+
+
+def _run_steps(training, before, bar, pressed):
+    """The steps of an epoch, or those until Ctrl-C is pressed, and the totals; raises where a step went wrong.
+
+    before : the snapshot from which they start
+    """
     start = time.perf_counter() - training.seconds
     # Overflow is looked for after the epoch, on every backend, and then explained; a warning would say less.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -168,15 +231,18 @@ def _run_steps(training, bar, pressed):
     return totals
 
 
-def _end_epoch(training, totals, x_val, y_val):
-    """Validate and add a row to the history."""
-    vae, number = training.vae, training.epoch
-    row = {"epoch": number, "seconds": training.seconds} | training.end_epoch(totals).as_columns("train")
+def _end_epoch(training, before, totals, x_val, y_val):
+    """Validate and add a row to the history; where that is not finite, go back to the snapshot `before`."""
+    vae, epoch = training.vae, training.epoch
+    row = {"epoch": epoch, "seconds": training.seconds} | training.end_epoch(totals).as_columns("train")
     if x_val is not None:
         try:
-            row |= vae.evaluate(x_val, y=y_val).as_columns("val")
+            row |= vae.evaluate(x_val, training.val_samples, y=y_val).as_columns("val")
         except MiniVAEError as error:
-            raise MiniVAEError(f"validation after epoch {number}: {error}") from error
+            training.roll_back(before)
+            raise MiniVAEError(
+                f"validation after epoch {epoch}: {error}. The model is back where it was {training.where()}"
+            ) from error
     training.history.append(row)
 
 
@@ -199,7 +265,9 @@ def _interrupted(training, checkpoint):
 
 def _callbacks(callbacks, patience, verbose):
     """The callbacks as a list, with those that `patience` and `verbose` stand for."""
-    callbacks = [callbacks] if callable(callbacks) else list(callbacks or ())
+    callbacks = () if callbacks is None else [callbacks] if callable(callbacks) else callbacks
+    if not isinstance(callbacks, (list, tuple)):
+        raise MiniVAEError(f"fit: callbacks should be a list of functions of the run, got {shown(callbacks)}")
     for callback in callbacks:
         if not callable(callback) or isinstance(callback, type):
             raise MiniVAEError(
@@ -207,7 +275,7 @@ def _callbacks(callbacks, patience, verbose):
                 + named(callback)
             )
     stopping = [] if patience is None else [EarlyStopping(patience)]
-    return stopping + callbacks + [EpochPrinter()] * bool(verbose)
+    return [*stopping, *callbacks, *[EpochPrinter()] * verbose]
 
 
 def _checked_pair(vae, data):
@@ -223,7 +291,7 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     if validation is None:
         return np.arange(n), None, None
     if not isinstance(validation, float):
-        shape = () if isinstance(validation, tuple) else np.shape(validation)
+        shape = () if isinstance(validation, tuple) else array("fit: validation", validation).shape
         if shape[:1] == (n,) and math.prod(shape) != n * vae.input_dim:
             raise MiniVAEError(
                 f"fit: validation is of shape {shape}, which looks like labels of x_train: a VAE learns without them. "
@@ -240,10 +308,7 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
 
 
-def _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint):
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("samples", samples)):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise MiniVAEError(f"fit: {name} should be an integer of at least 1, got {value!r}")
+def _check_arguments(optimizer, patience, x_val, schedules, checkpoint):
     if not isinstance(optimizer, Optimizer):
         raise MiniVAEError(f"fit: optimizer should be one such as Adam(1e-3), got {named(optimizer)}")
     if patience is not None and x_val is None:
@@ -252,10 +317,12 @@ def _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, sc
     if not known or not all(map(callable, schedules.values())):
         raise MiniVAEError(
             'fit: schedules should be a dict of functions of the epoch, under "beta" or "lr", such as '
-            f'{{"beta": linear_warmup(10)}}, got {schedules!r}'
+            f'{{"beta": linear_warmup(10)}}, got {shown(schedules)}'
         )
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
-        raise MiniVAEError(f"fit: checkpoint should be a path or Checkpoint(path, resume=True), got {checkpoint!r}")
+        raise MiniVAEError(
+            f"fit: checkpoint should be a path or Checkpoint(path, resume=True), got {shown(checkpoint)}"
+        )
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import csv
 import io
 
+from ..arguments import path as check_path
+from ..arguments import text
 from ..files import atomic_write
 from ..views.tables import html_table, text_table
 
@@ -13,10 +15,12 @@ class History(list):
     """One dict per epoch: epoch, seconds, train_loss, train_reconstruction, train_kl, and val_... alike.
 
     `history["train_loss"]` is a column as a list. Losses are nats per example; seconds are those of the epoch's
-    training, without validation. `best_epoch` is the one whose weights early stopping kept, else None.
+    training, without validation. `best_epoch` is the one whose weights early stopping kept, else None. `samples` and
+    `val_samples` are the draws of z for each example in training and in validation: bounds of another number of them
+    are other bounds.
     """
 
-    best_epoch = None
+    best_epoch, samples, val_samples = None, 1, 1
 
     def __getitem__(self, key):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
@@ -26,13 +30,13 @@ class History(list):
         if not self:
             return "History of no epoch"
         table = self._table()
-        return "\n".join(filter(None, [text_table(table, ">" * len(table[0])), self._kept()]))
+        return "\n".join(filter(None, [text_table(table, ">" * len(table[0])), self._notes()]))
 
     def _repr_html_(self):
         if not self:
             return repr(self)
         table = self._table()
-        return html_table(table, ">" * len(table[0]), self._kept())
+        return html_table(table, ">" * len(table[0]), self._notes())
 
     def _table(self):
         columns = list(dict.fromkeys(name for row in self for name in row))
@@ -41,18 +45,22 @@ class History(list):
             lines[HEAD_ROWS:-TAIL_ROWS] = [["..."] * len(columns)]
         return [[_title(name) for name in columns], *lines]
 
-    def _kept(self):
-        return "" if self.best_epoch is None else f"the weights of epoch {self.best_epoch} were kept"
+    def _notes(self):
+        kept = "" if self.best_epoch is None else f"the weights of epoch {self.best_epoch} were kept"
+        draws = f"z is drawn {self.samples} times for each example in training, {self.val_samples} in validation"
+        return "; ".join(filter(None, [kept, draws if self.samples != self.val_samples else ""]))
 
     def save_csv(self, path, validation="val"):
         """Write the table as CSV; `validation` names the validation columns, for example "test"."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
+        check_path("History.save_csv: path", path)
+        validation = text("History.save_csv: validation", validation)
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines, lineterminator="\n")
         if self:
             writer.writerow(name.replace("val_", validation + "_") for name in self[0])
         writer.writerows(row.values() for row in self)
         with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+            file.write(lines.getvalue().encode())
 
 
 def _title(column):

@@ -1,6 +1,9 @@
 """Schedules: functions of the epoch for beta and the learning rate."""
 
-from ..errors import MiniVAEError
+import math
+
+from ..arguments import number
+from ..errors import MiniVAEError, shown
 
 
 def linear_warmup(epochs, end=1.0, start=0.0):
@@ -11,6 +14,9 @@ def linear_warmup(epochs, end=1.0, start=0.0):
     epoch counts from 1, so the first value lies one step above `start`.
     Source, for the weight of the KL: Bowman et al. 2016, section 3.1; Sonderby et al. 2016, section 2.3.
     """
-    if not epochs >= 1:
-        raise MiniVAEError(f"linear_warmup: epochs should be at least 1, got {epochs!r}")
+    if not 1 <= number(epochs) < math.inf:
+        raise MiniVAEError(f"linear_warmup: epochs should be at least 1, got {shown(epochs)}")
+    for name, value in (("end", end), ("start", start)):
+        if not math.isfinite(number(value)):
+            raise MiniVAEError(f"linear_warmup: {name} should be a finite number, got {shown(value)}")
     return lambda epoch: start + (end - start) * min(1.0, epoch / epochs)

@@ -7,9 +7,10 @@ import zlib
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import number
+from ..errors import MiniVAEError, shown
 from ..files import remove_leftovers
-from ..model.vae import Losses
+from ..model.vae import CHECKED_ROWS, Losses
 from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator
 from ..storage import checkpoint
 from .history import History
@@ -24,11 +25,14 @@ class Training:
     rows     : the numbers of the rows of x to train on
     settings : what the course depends on, as plain data; a training that is taken up again must have the same
 
+    `before` is for how many epochs the model had been trained: order and noise are keyed by its epochs in all, so that
+    many trainings of one epoch do not go through the same ones again and again.
     `kept` is what callbacks want to be kept, numbers and arrays by name; `stopped` says whether one ended the training.
     """
 
-    def __init__(self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, settings):
+    def __init__(self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, settings, val_samples=1):
         self.vae, self.rows, self.batch_size, self.seed, self.settings = vae, rows, batch_size, seed, settings
+        self.samples, self.val_samples = samples, val_samples
         backend, p = vae.backend, vae.backend.to_host(vae.parameters.flat)
         self.state = {"lr": np.full(1, optimizer.lr, vae.dtype)} | optimizer.fresh_state(p)
         self.state = {name: _copied(backend, array) for name, array in self.state.items()}
@@ -51,6 +55,8 @@ class Training:
         self.parts = [(Step(vae, optimizer, self.arrays, size, samples, binarize), n) for size, n in sizes]
         self.n_steps = sum(n for _, n in self.parts)
         self.history, self.done, self.seconds = History(), 0, 0.0  # steps and seconds of the present epoch
+        self.history.samples, self.history.val_samples = samples, val_samples
+        self.before = vae.epochs
         self.lr = optimizer.lr
         self.kept, self.stopped = {}, False
 
@@ -60,8 +66,8 @@ class Training:
 
     @lr.setter
     def lr(self, lr):
-        if not 0 < lr < float("inf"):
-            raise MiniVAEError(f"fit: the learning rate should be a positive number, the schedule gave {lr!r}")
+        if not 0 < number(lr) < math.inf:
+            raise MiniVAEError(f"fit: the learning rate should be a positive number, the schedule gave {shown(lr)}")
         self._lr = float(lr)
         self.state["lr"].fill(self._lr)
 
@@ -87,13 +93,15 @@ class Training:
 
     def steps(self, run=Step.run):
         """Run the steps of the present epoch that are not done yet; yields after each. run(step) runs a Step once."""
-        order = generator(self.seed, SHUFFLE, self.epoch).permutation(self.rows)
+        key = self.before + self.epoch
+        self.vae.epochs = key
+        order = generator(self.seed, SHUFFLE, key).permutation(self.rows)
         self.vae.backend.upload(order, to=self.arrays["permutation"])
         self.arrays["cursor"].fill(self.done * self.batch_size)
         if not self.done:
             self.totals.fill(0)
         purposes = FIT_NOISE, FIT_BINARIZATION, FIT_UNIFORM
-        rngs = [generator(self.seed, purpose, self.epoch) for purpose in purposes]
+        rngs = [generator(self.seed, purpose, key) for purpose in purposes]
         skip = self.done  # what these steps drew is drawn again, so that the others get what is theirs
         for step, left in self.parts:
             while left:
@@ -134,8 +142,13 @@ class Training:
 
     def roll_back(self, snapshot):
         arrays, self.done = snapshot
+        self._count_epochs()
         for name, array in self.moving().items():
             array[...] = arrays[name]
+
+    def _count_epochs(self):
+        """Tell the model for how many epochs it has been trained, one that has begun included."""
+        self.vae.epochs = self.before + len(self.history) + bool(self.done)
 
     # ------------------------------------------------------------------------------------------------ on disk
 
@@ -158,7 +171,7 @@ class Training:
     def save(self, path):
         of_callbacks = {name: value for name, value in self.kept.items() if getattr(value, "ndim", 0)}
         numbers = {"history": list(self.history), "done": self.done, "seconds": self.seconds, "stopped": self.stopped}
-        numbers |= {"beta": self.vae.beta, "lr": self.lr}
+        numbers |= {"beta": self.vae.beta, "lr": self.lr, "before": self.before}
         numbers["kept"] = {name: value for name, value in self.kept.items() if name not in of_callbacks}
         arrays = self._arrays() | {KEPT + name: array for name, array in of_callbacks.items()}
         arrays = {name: self.vae.backend.to_host(array) for name, array in arrays.items()}
@@ -171,8 +184,8 @@ class Training:
             raise MiniVAEError(f"{path} holds a model but no training: load it with minivae.load and train it anew")
         model = checkpoint.describe_model(self.vae)
         # beta may have been changed on the way; where it started is among the settings.
-        _check_same(path, record["model"] | {"beta": model["beta"]}, model)
-        _check_same(path, record["settings"], self.settings)
+        _check_same(path, checkpoint.renewed(path, record["model"]) | {"beta": model["beta"]}, model)
+        _check_same(path, _renewed(record["settings"], self.settings), self.settings)
         weights, arrays, own = checkpoint.model_arrays(arrays), checkpoint.extra_arrays(arrays), self._arrays()
         numbers = record["training"]
         _check_numbers(path, numbers, self.n_steps)
@@ -190,7 +203,8 @@ class Training:
                 self.kept[name.removeprefix(KEPT)] = _copied(self.vae.backend, array)
         self.history[:] = numbers["history"]
         self.done, self.seconds, self.stopped = numbers["done"], numbers["seconds"], numbers.get("stopped", False)
-        self.vae.beta, self.lr = numbers["beta"], numbers["lr"]
+        self.vae.beta, self.lr, self.before = numbers["beta"], numbers["lr"], numbers.get("before", 0)
+        self._count_epochs()
 
 
 def _copied(backend, host):
@@ -198,6 +212,20 @@ def _copied(backend, host):
     array = backend.empty(host.shape, host.dtype)
     backend.upload(host, to=array)
     return array
+
+
+def _renewed(saved, given):
+    """The settings in a checkpoint with what version 0.1 did not write.
+
+    It validated with one sample, and its fingerprints knew a thousand rows only: what more is known now of the given
+    data is taken for true of its data.
+    """
+    saved = {"val_samples": 1} | saved
+    for name in ("x_train", "x_val", "y_train", "y_val"):
+        mark = saved.get(name)
+        if isinstance(mark, list) and isinstance(given.get(name), list):
+            saved[name] = mark + given[name][len(mark) :]
+    return saved
 
 
 def _check_same(path, saved, given):
@@ -236,13 +264,16 @@ def _check_numbers(path, numbers, n_steps):
         "seconds": (lambda seconds: is_number(seconds) and seconds >= 0, "a number of at least 0"),
         "beta": (lambda beta: is_number(beta) and beta >= 0, "a number of at least 0"),
         "lr": (lambda lr: is_number(lr) and lr > 0, "a positive number"),
+        "before": (lambda before: is_count(before) and before >= 0, "a number of epochs of at least 0"),
         "stopped": (lambda stopped: isinstance(stopped, bool), "true or false"),
         "kept": (is_kept, "an object whose best, if any, are three numbers"),
     }
     if not isinstance(numbers, dict):
         raise MiniVAEError(f"{path} cannot be resumed: its training should be an object, got {numbers!r:.60}")
     for name, (fits, what) in expected.items():
-        value = numbers.get(name, {"stopped": False, "kept": {}}.get(name))  # which version 0.1 did not write
+        value = numbers.get(
+            name, {"stopped": False, "kept": {}, "before": 0}.get(name)
+        )  # which version 0.1 did not write
         if not fits(value):
             raise MiniVAEError(f"{path} cannot be resumed: {name} of its training should be {what}, got {value!r:.60}")
 
@@ -256,6 +287,11 @@ def _check_arrays(path, arrays, own):
 
 
 def fingerprint(x):
-    """Plain data that tells one data set from another: its shape, its dtype, a checksum of rows all over it."""
-    rows = x[:: max(1, len(x) // 1000)]
-    return [list(x.shape), x.dtype.name, zlib.crc32(np.ascontiguousarray(rows))]
+    """Plain data that tells one data set from another: its shape, its dtype, checksums of some rows and of all.
+
+    The first is what version 0.1 wrote. The second takes a second for 4 GB.
+    """
+    some, whole = zlib.crc32(np.ascontiguousarray(x[:: max(1, len(x) // 1000)])), 0
+    for start in range(0, len(x), CHECKED_ROWS):
+        whole = zlib.crc32(np.ascontiguousarray(x[start : start + CHECKED_ROWS]), whole)
+    return [list(x.shape), x.dtype.name, some, whole]

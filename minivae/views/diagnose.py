@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import seed as check_seed
+from ..errors import MiniVAEError, shown
 from ..model.bounds import ELBO
 from ..model.checks import INPUTS, REACH, last_layer
 from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
 from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
-from ..model.vae import to_unit, unwarned
+from ..model.vae import check_vae, to_unit, unwarned
 from ..randomness import DIAGNOSIS, generator
 from .probe import Probe
 from .references import WITHOUT_Z, ladder
@@ -99,13 +100,16 @@ def diagnose(vae, x, *, train=None, history=None, seed=0):
     All numbers are nats per example unless they say otherwise. A healthy model gives no findings. Raises MiniVAEError
     for data that are no input of this model, but for their scale, and for fewer than 50 rows.
     """
-    probe = Probe(vae, seed)
+    probe = Probe(check_vae("diagnose: vae", vae), check_seed("diagnose: seed", seed))
+    history = [] if history is None else history
+    if not isinstance(history, list) or not all(isinstance(row, dict) and "train_loss" in row for row in history):
+        raise MiniVAEError(f"diagnose: history should be what fit returned, or None, got {shown(history)}")
     x, y = probe.data(x)
     train = None if train is None else probe.data(train)
     kind, D = type(vae.likelihood).__name__, vae.latent_dim
     report = Diagnosis(f"{len(x):,} examples of {vae.input_dim:,} values, {D} latent dimension{'s' * (D > 1)}, {kind}")
     try:
-        for finding in _findings(probe, report, x, y, train, history or []):
+        for finding in _findings(probe, report, x, y, train, history):
             report.findings.append(finding)
             if finding.severity == "error":
                 break

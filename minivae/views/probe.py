@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..arguments import array
 from ..errors import MiniVAEError
 from ..model.layers import ReLU, Sequential
 from ..model.likelihoods import Bernoulli, Categorical
@@ -22,7 +23,7 @@ class Probe:
     def data(self, given):
         """At most ROWS rows of x as (n, X), and of its labels; only that they lie in [0, 1] is not checked."""
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        x = np.asarray(x)
+        x = array("diagnose: x", x)
         n = x.shape[0] if x.ndim else 0
         if n < LEAST_ROWS:
             raise MiniVAEError(f"diagnose: x should have at least {LEAST_ROWS} rows, got {n}")

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import minivae as mv
 from minivae.sklearn import VAEEstimator
+from minivae.training.state import Training
 
 
 @pytest.mark.filterwarnings("ignore:feature . has a root mean square")  # which some of the checks' data have
@@ -78,8 +80,8 @@ def test_the_scores_are_the_log_density_of_a_linear_gaussian_model():
 def test_draws_have_the_mean_and_covariance_of_the_data(iris):
     model = VAEEstimator(3, max_iter=300, random_state=0).fit(iris)
     x = model.sample(5000, random_state=0)
-    np.testing.assert_allclose(x.mean(axis=0), iris.mean(axis=0), atol=0.15)
-    np.testing.assert_allclose(np.cov(x.T), np.cov(iris.T), atol=0.25)
+    np.testing.assert_allclose(x.mean(axis=0), iris.mean(axis=0), atol=0.25)
+    np.testing.assert_allclose(np.cov(x.T), np.cov(iris.T), atol=0.3)
 
 
 def test_draws_are_keyed_by_the_random_state(fitted):
@@ -147,9 +149,39 @@ def test_partial_fit_goes_on(iris):
 
 def test_partial_fit_draws_other_noise_each_time(iris):
     model = VAEEstimator(random_state=0).partial_fit(iris)
-    same_noise = copy.deepcopy(model.vae_)
-    mv.fit(same_noise, iris, epochs=1, batch_size=32, optimizer=mv.Adam(3e-3), seed=model.vae_.seed)
-    assert (model.partial_fit(iris).vae_.parameters.flat != same_noise.parameters.flat).any()
+    same_noise, next_noise = copy.deepcopy(model.vae_), copy.deepcopy(model.vae_)
+    same_noise.epochs = 0
+    for vae in same_noise, next_noise:
+        mv.fit(vae, iris, epochs=1, batch_size=32, optimizer=mv.Adam(3e-3))
+    weights = model.partial_fit(iris).vae_.parameters.flat
+    assert (weights != same_noise.parameters.flat).any()
+    np.testing.assert_array_equal(weights, next_noise.parameters.flat)
+
+
+def test_after_ctrl_c_the_estimator_can_be_used(iris, monkeypatch):
+    """The epochs that were finished are counted, and a second call adds its own."""
+    presses = iter([False] * 7 + [True])
+
+    def step(training, **options):
+        for _ in steps(training, **options):
+            if next(presses, False):
+                signal.raise_signal(signal.SIGINT)
+            yield
+
+    steps, before = Training.steps, signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Training, "steps", step)
+    model = VAEEstimator(random_state=0)
+    try:
+        with pytest.raises(mv.Interrupted):
+            model.fit(iris)  # 5 steps an epoch
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert model.history_["epoch"] == [1] and model.n_iter_ == 1
+    assert (model.predict(iris) == -1).mean() == pytest.approx(0.1)
+    assert model.partial_fit(iris).history_["epoch"] == [1, 2]
+    with pytest.raises(mv.MiniVAEError, match="batch_size"):
+        model.set_params(batch_size=0).partial_fit(iris)
+    assert model.n_iter_ == 2
 
 
 @pytest.mark.parametrize("setting", [{"beta": 0.1}, {"batch_size": 8}, {"learning_rate": 1e-3}, {"max_iter": 99}])

@@ -52,7 +52,7 @@ def test_fashion_recipe_is_half_the_squared_error(tmp_path):
     *_, last = process.stdout.splitlines()
     printed = float(re.fullmatch(r"test loss \S+ = half the squared error (\S+) \+ KL \S+ on the bundled .*", last)[1])
     assert "ELBO" not in process.stdout
-    assert printed == pytest.approx(error, rel=0.02)
+    assert printed == pytest.approx(error, rel=0.05)
     assert {path.stem for path in tmp_path.glob("*.png")} == {
         "loss_curves",
         "reconstructions",

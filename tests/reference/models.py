@@ -16,7 +16,7 @@ def dense(*sizes, activation=mv.ReLU):
 
 
 def flow_posterior(latent=16, context=8):
-    flows = [mv.InverseAutoregressive(latent, 32, context, reverse) for reverse in (False, True)]
+    flows = [mv.InverseAutoregressive(latent, 32, context, reverse, masks="0.1") for reverse in (False, True)]
     return {"posterior": mv.FlowPosterior([*flows, mv.Planar(latent)])}, 2 * latent + 2 * context
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae.arguments import number
 
 
 def vae(**parts):
@@ -32,6 +33,9 @@ def with_value(value):
         (with_value(-0.1), r"in \[0, 1\], got \[-0.1, 0.5\]"),
         (np.full((4, 6), "a"), "real numbers"),
         (np.ones((4, 6), complex), "real numbers"),
+        (np.ma.masked_greater(with_value(0.9), 0.6), "x is a masked array with masked values"),
+        ([[0.5] * 6, [0.5] * 5], "x should be an array of numbers, got .*inhomogeneous"),
+        (None, "x should hold real numbers, got dtype object"),
     ],
 )
 @pytest.mark.parametrize("call", ["loss_and_gradients", "evaluate", "encode", "reconstruct", "log_likelihood", "fit"])
@@ -60,9 +64,9 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: mv.Dense(0, 3), "n_in must be a positive integer, got 0"),
-        (lambda: mv.Dense(3, 2.5), "n_out must be a positive integer, got 2.5"),
-        (lambda: mv.Dense(3, 2, init="he"), "init must be one of glorot_uniform, glorot_normal"),
+        (lambda: mv.Dense(0, 3), "n_in should be an integer of at least 1, got 0"),
+        (lambda: mv.Dense(3, 2.5), "n_out should be an integer of at least 1, got 2.5"),
+        (lambda: mv.Dense(3, 2, init="he"), 'init should be "glorot_uniform" or "glorot_normal", got'),
         (lambda: mv.VAE([], [mv.Dense(2, 6)]), "at least one layer"),
         (lambda: mv.VAE(["Dense"], [mv.Dense(2, 6)]), "layer 0 should be a layer"),
         (lambda: mv.VAE([mv.ReLU()], [mv.Dense(2, 6)]), "encoder has no layer that fixes its input size"),
@@ -165,6 +169,18 @@ def test_bad_eps(shape):
     "arguments, message",
     [
         ({"batch_size": 0}, "batch_size should be an integer of at least 1, got 0"),
+        ({"batch_size": True}, "batch_size should be an integer of at least 1, got True"),
+        ({"seed": -1}, "fit: seed should be an integer of at least 0, got -1"),
+        ({"binarize": "yes"}, "fit: binarize should be True or False, got 'yes'"),
+        (
+            {"schedules": {"lr": lambda epoch: None}},
+            "learning rate should be a positive number, the schedule gave None",
+        ),
+        ({"schedules": {"beta": lambda epoch: None}}, "beta should be a number of at least 0, the schedule gave None"),
+        ({"schedules": {"beta": lambda epoch: -1}}, "beta should be a number of at least 0, the schedule gave -1"),
+        ({"checkpoint": b"x"}, "Checkpoint: path should be a path, as text or a pathlib.Path, got b'x'"),
+        ({"checkpoint": "a\0b"}, "Checkpoint: path holds the character NUL"),
+        ({"validation": 1}, r"x should be \(B, 6\) with at least one row, got shape \(\)"),
         ({"epochs": -1}, "epochs should be an integer of at least 1, got -1"),
         ({"samples": 1.5}, "samples should be an integer of at least 1, got 1.5"),
         ({"optimizer": "adam"}, r"optimizer should be one such as Adam\(1e-3\), got 'adam'"),
@@ -201,10 +217,61 @@ def test_a_misspelt_argument_of_fit_is_refused_as_python_does():
         mv.fit(vae(), GOOD, epoch=1)
 
 
-@pytest.mark.parametrize("call", [lambda m: m.sample(0), lambda m: m.evaluate(GOOD, samples=0)])
-def test_bad_counts(call):
-    with pytest.raises(mv.MiniVAEError, match="at least 1, got 0"):
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: m.sample(0), "sample: n should be an integer of at least 1, got 0"),
+        (lambda m: m.sample(2.5), "sample: n should be an integer of at least 1, got 2.5"),
+        (lambda m: m.sample(10**30), "sample: n should be an integer of at least 1, got 1000"),
+        (lambda m: m.sample(3, seed=-1), "seed should be an integer of at least 0, got -1"),
+        (lambda m: m.evaluate(GOOD, samples=0), "samples should be an integer of at least 1, got 0"),
+        (lambda m: m.evaluate(GOOD, batch_size=-5), "batch_size should be an integer of at least 1, got -5"),
+        (lambda m: m.evaluate(GOOD, batch_size=0), "batch_size should be an integer of at least 1, got 0"),
+        (lambda m: m.evaluate(GOOD, seed=0.5), "seed should be an integer of at least 0, got 0.5"),
+        (lambda m: m.active_units(GOOD, "few"), "threshold should be a number, got 'few'"),
+        (lambda m: m.decode([[1, 2], [3]]), "z should be an array of numbers, got .*inhomogeneous"),
+        (lambda m: m.decode([["a", "b"]]), "z should hold real numbers"),
+        (lambda m: m.save(b"x"), "save: path should be a path, as text or a pathlib.Path, got b'x'"),
+        (lambda m: m.save("x\0"), "save: path holds the character NUL"),
+        (lambda m: m.save(3), "save: path should be a path"),
+        (lambda m: mv.load(3), "load: path should be a path"),
+        (lambda m: mv.load("x\0"), "load: path holds the character NUL"),
+        (lambda m: mv.fit("vae", GOOD), "fit: vae should be a VAE, got 'vae'"),
+        (lambda m: mv.fit(mv.VAE, GOOD), r"fit: vae should be a VAE, got the class VAE: write VAE\(...\)"),
+        (lambda m: mv.linear_warmup("ten"), "epochs should be at least 1, got 'ten'"),
+        (lambda m: mv.linear_warmup(3, end=None), "linear_warmup: end should be a finite number, got None"),
+        (lambda m: mv.CSVWriter(b"x"), "CSVWriter: path should be a path"),
+        (lambda m: mv.History().save_csv(b"x"), "History.save_csv: path should be a path"),
+        (lambda m: mv.Checkpoint("x", resume="yes"), "Checkpoint: resume should be True or False, got 'yes'"),
+    ],
+)
+def test_bad_arguments_of_other_calls(call, message):
+    with pytest.raises(mv.MiniVAEError, match=message):
         call(vae())
+
+
+def test_a_large_seed_is_a_seed_and_a_masked_array_without_masked_values_is_an_array():
+    assert vae(seed=2**70).evaluate(np.ma.array(GOOD), seed=2**70) != vae(seed=2**71).evaluate(GOOD, seed=2**70)
+
+
+def test_a_tuple_of_rows_is_data_unless_it_is_a_pair():
+    rows = tuple(GOOD[:3])
+    assert mv.fit(vae(), rows, epochs=1)["train_loss"] == mv.fit(vae(), GOOD[:3], epochs=1)["train_loss"]
+
+
+def test_what_is_a_number():
+    """What is none is NaN, which no range of numbers holds; what is too long for a float is infinite."""
+    for value in (0.5, np.float32(0.5), np.array(0.5)):
+        assert number(value) == 0.5
+    assert (number(3), number(10**400), number(-(10**400))) == (3, np.inf, -np.inf)
+    for value in (None, "1", True, np.bool_(True), np.array(True), 1j, np.complex64(1), np.ones(1), [1], np.nan):
+        assert np.isnan(number(value))
+
+
+def test_an_error_says_no_more_of_a_value_than_fits_into_a_line():
+    with pytest.raises(mv.MiniVAEError) as error:
+        mv.fit(vae(), GOOD, batch_size=np.arange(10_000).reshape(100, 100))
+    assert len(str(error.value)) < 200 and "\n" not in str(error.value)
 
 
 def test_unknown_tensor_name():

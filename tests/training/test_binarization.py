@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae import randomness
 from minivae.engine.backend import NumpyBackend
 from minivae.model.binarization import thresholds
 from minivae.training import step
@@ -64,6 +65,17 @@ def test_every_epoch_draws_anew_and_keyed():
     again = batches(x, epochs=2, batch_size=50)
     np.testing.assert_array_equal(again[0][0], first[0])
     assert len(np.unique(first[0], axis=0)) == 50  # no row shares its noise with another
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_thresholds_of_pixels_have_a_key_of_their_own(dtype):
+    """That of no other purpose, least of all of the noise of z: what pixels say must not foretell it."""
+    grey = np.full((20, 64), 128 if dtype == np.uint8 else 0.5, dtype)
+    seen = np.concatenate(batches(grey, batch_size=10, seed=4)[0])
+    drawn = thresholds(randomness.generator(4, randomness.FIT_BINARIZATION, 1), (20, 64), np.dtype(dtype))
+    np.testing.assert_array_equal(seen, grey > drawn)
+    purposes = [value for name, value in vars(randomness).items() if name.isupper()]
+    assert len(purposes) > 9 and len(set(purposes)) == len(purposes)
 
 
 def test_the_seed_of_fit_keys_the_pixels():

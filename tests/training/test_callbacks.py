@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,23 @@ def test_patience_is_short_for_early_stopping(tmp_path):
         fit(make(), callbacks=[mv.EarlyStopping(4)], checkpoint=checkpoint, **options)
 
 
+def test_early_stopping_looks_at_the_validation_loss():
+    """Not at a part of it, nor at the loss of training: only the second epoch has the lowest loss of validation."""
+    vae, history = make(), mv.History()
+    run = SimpleNamespace(vae=vae, history=history, kept={}, epoch=0, stop=lambda: stopped.append(run.epoch))
+    stopping, stopped, weights = mv.EarlyStopping(2), [], []
+    stopping.begin(run)
+    rows = [(5.0, 3.0, 2.0), (4.0, 3.5, 0.5), (4.5, 2.0, 2.5), (4.1, 1.0, 3.1)]
+    for run.epoch, (loss, reconstruction, kl) in enumerate(rows, 1):
+        history.append({"train_loss": -run.epoch, "val_loss": loss, "val_reconstruction": reconstruction, "val_kl": kl})
+        vae.parameters.flat.fill(run.epoch)
+        weights.append(vae.parameters.flat.copy())
+        stopping(run)
+    stopping.end(run)
+    assert stopped == [4] and history.best_epoch == 2
+    np.testing.assert_array_equal(vae.parameters.flat, weights[1])
+
+
 def test_early_stopping_needs_validation_data():
     with pytest.raises(mv.MiniVAEError, match="patience needs validation data"):
         fit(make(), callbacks=[mv.EarlyStopping(3)])
@@ -163,6 +181,15 @@ def test_rows_stay_under_their_titles_however_many_epochs(capsys):
     assert len(lines) == 12 and {len(line) for line in lines[1:]} == {len(lines[1])}
 
 
+def test_rows_stay_under_their_titles_to_the_last_epoch(capsys):
+    lines, _ = printed(capsys, make(), epochs=100, batch_size=40, verbose=True)
+    assert len(lines) == 102 and {len(line) for line in lines[1:]} == {len(lines[1])}
+
+
+def test_a_gaussian_with_its_constants_leaves_nothing_out():
+    assert loss_formula(make(likelihood=mv.Gaussian())) == loss_formula(make())
+
+
 def test_the_printed_parts_add_up_as_the_formula_says(capsys):
     lines, _ = printed(capsys, make(beta=0.1), verbose=True)
     loss, reconstruction, kl, beta = map(float, lines[-1].split()[2:])
@@ -172,13 +199,22 @@ def test_the_printed_parts_add_up_as_the_formula_says(capsys):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"bound": mv.ImportanceWeighted()}, "minus the ImportanceWeighted bound, .* do not add up to it"),
+        ({"bound": mv.ImportanceWeighted()}, "minus the ImportanceWeighted bound of 1 sample, .* do not add up to it"),
         ({"free_bits": 0.5}, "reconstruction . KL, .* each dimension counts as at least 0.5 nats"),
         ({"likelihood": mv.Gaussian(constants=False)}, "reconstruction . KL, .*leaves out the Gaussian's constants"),
     ],
 )
 def test_other_losses_are_called_what_they_are(options, words):
     assert re.search(words, loss_formula(make(**options)).replace("\n", " "))
+
+
+def test_the_head_says_how_many_samples_a_bound_has(capsys):
+    options = {"validation": data(8, 1), "samples": 5, "verbose": True}
+    lines, _ = printed(capsys, make(bound=mv.ImportanceWeighted()), **options)
+    assert lines[0] == "loss = minus the ImportanceWeighted bound of 5 samples, in nats per example"
+    assert lines[1].startswith("reconstruction and KL")
+    lines, _ = printed(capsys, make(bound=mv.ImportanceWeighted()), val_samples=1, **options)
+    assert lines[1] == "validation takes 1 sample: its loss is another bound"
 
 
 # ------------------------------------------------------------------------------------------------ a terminal

@@ -42,6 +42,17 @@ def test_every_sample_of_an_example_has_its_label(backend):
     assert vae.loss_and_gradients(x, eps, y).loss == pytest.approx(np.mean(losses), rel=1e-12)
 
 
+def test_every_sample_of_a_reconstruction_has_the_label_of_its_example():
+    vae = small_vae(dtype="float64")
+    x, y = draw(5)
+    eps = np.random.default_rng(1).standard_normal((3, 5, 2))
+    together = vae.reconstruct(x, eps, y=y)
+    assert together.shape == (3, *x.shape)
+    for one, each in zip(together, eps, strict=True):
+        np.testing.assert_allclose(one, vae.reconstruct(x, each, y=y)[0], rtol=1e-12)
+    np.testing.assert_array_equal(vae.reconstruct(x, eps, y=1), vae.reconstruct(x, eps, y=np.ones(5, int)))
+
+
 def test_all_methods_follow_the_labels_row_by_row():
     """Permuting rows and labels together permutes the results, whatever the batch; other labels change them."""
     vae = small_vae()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae import randomness
 from minivae.model.more_layers import dropout
 from minivae.training import step
 
@@ -58,6 +59,11 @@ def test_every_step_and_every_epoch_draws_anew_whatever_fits_into_a_block(monkey
     assert u.shape == (8, 10, 12) and len(np.unique(u)) > 0.99 * u.size
     monkeypatch.setattr(step, "NOISE_VALUES", 3 * 10 * 12)  # three steps
     np.testing.assert_array_equal(seen_by_the_encoder(monkeypatch, 2), u)
+
+
+def test_what_is_dropped_has_a_key_of_its_own(monkeypatch):
+    drawn = randomness.generator(0, randomness.FIT_UNIFORM, 1).random((4, 120), np.float32)
+    np.testing.assert_array_equal(seen_by_the_encoder(monkeypatch, 1), drawn.reshape(4, 10, 12))
 
 
 def test_the_gradient_is_that_of_what_was_not_dropped(backend):

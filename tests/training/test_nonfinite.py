@@ -10,6 +10,7 @@ import minivae as mv
 from minivae.engine.backend import NumpyBackend
 from minivae.model import gaussian, layers, optimizers
 from minivae.randomness import SHUFFLE, generator
+from minivae.training.state import Training
 
 
 def make(**options):
@@ -205,3 +206,56 @@ def test_the_search_leaves_the_training_as_it_was(optimizer, tmp_path):
     mv.fit(plain, x, epochs=2, batch_size=10, optimizer=optimizer, schedules=schedules)
     np.testing.assert_array_equal(vae.parameters.flat, plain.parameters.flat)
     np.testing.assert_array_equal(mv.load(path).parameters.flat, plain.parameters.flat)
+
+
+def test_a_validation_that_is_not_finite_takes_the_epoch_back(tmp_path):
+    """With beta and the count of epochs; the checkpoint is that of the epoch before."""
+    vae, plain = (make(likelihood=mv.Gaussian()) for _ in range(2))
+    others, path = data(8, 1), tmp_path / "checkpoint"
+    schedules = {"beta": lambda epoch: epoch / 10}
+    options = {"batch_size": 10, "optimizer": mv.Adam(), "schedules": schedules}
+
+    def spoil(run):
+        if run.epoch == 2:
+            others[3] = 1e30
+
+    with pytest.raises(mv.MiniVAEError, match="validation after epoch 3: the loss is not finite.* was after epoch 2$"):
+        mv.fit(vae, data(), others, epochs=3, callbacks=spoil, checkpoint=path, **options)
+    mv.fit(plain, data(), epochs=2, **options)
+    np.testing.assert_array_equal(vae.parameters.flat, plain.parameters.flat)
+    np.testing.assert_array_equal(mv.load(path).parameters.flat, plain.parameters.flat)
+    assert (vae.beta, vae.epochs, len(vae.history)) == (0.2, 2, 2)
+
+
+def test_an_epoch_that_failed_is_not_counted():
+    vae = make()
+    vae.parameters["decoder.0.W"].fill(np.nan)
+    with pytest.raises(mv.MiniVAEError):
+        mv.fit(vae, data(), epochs=1, batch_size=10, schedules={"beta": lambda epoch: 0.5})
+    assert (vae.epochs, vae.beta) == (0, 1)
+
+
+def test_an_epoch_that_failed_is_not_counted_after_others_and_one_that_has_begun_is():
+    vae = make()
+    mv.fit(vae, data(), epochs=2, batch_size=10)
+    vae.parameters["decoder.0.W"].fill(np.nan)
+    with pytest.raises(mv.MiniVAEError):
+        mv.fit(vae, data(), epochs=1, batch_size=10)
+    assert vae.epochs == 2
+    training = Training(make(), mv.SGD(), data(), None, np.arange(40), 10, 1, False, 0, None)
+    next(training.steps())
+    training.roll_back(training.snapshot())
+    assert (training.done, training.vae.epochs) == (1, 1)
+
+
+def test_large_numbers_whose_sum_is_infinite_are_finite():
+    training = Training(make(), mv.SGD(1e-3, momentum=0.9), data(), None, np.arange(40), 10, 1, False, 0, None)
+    training.state["velocity"].fill(3e38)
+    assert training.finite_totals() is not None
+
+
+def test_a_scale_far_below_zero_is_named_too():
+    vae = make(likelihood=mv.Gaussian())
+    vae.parameters["decoder.0.W"].fill(np.nan)
+    with pytest.raises(mv.MiniVAEError, match=r"x lies in \[-\S+, -?\S+\]: divide it"):
+        mv.fit(vae, -200 * data(), epochs=1, batch_size=10)

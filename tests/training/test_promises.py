@@ -108,6 +108,14 @@ def test_training_leaves_numpys_global_random_state_alone():
     assert np.random.get_state()[1].tolist() == before
 
 
+def test_initial_weights_are_not_the_numbers_that_data_are_drawn_from():
+    """NumPy's default_rng(seed) and the key (seed, 0) give the same; the first weights would be the data, scaled."""
+    for seed in 0, 3, 2**40:
+        weights = mv.VAE([mv.Dense(50, 4)], [mv.Dense(2, 50)], seed=seed).parameters["encoder.0.W"].ravel()
+        for user in np.random.default_rng(seed), np.random.default_rng([seed, 0]), np.random.default_rng([seed]):
+            assert abs(np.corrcoef(weights, user.random(200))[0, 1]) < 0.3
+
+
 def test_same_seed_same_numbers(backend):
     def run(seed):
         return losses(mv.fit(small_vae(backend, seed=seed), images(40), images(10, 1), epochs=3, batch_size=16))
@@ -133,6 +141,7 @@ def test_nothing_of_an_earlier_call_or_training_is_left(parts):
     trained = [losses(mv.fit(vae, images(40), epochs=2, batch_size=16, samples=2)), vae.parameters.flat.copy()]
     vae.gradients.flat.fill(np.nan)
     vae.parameters.flat[...] = weights
+    vae.epochs = 0
     assert vae.loss_and_gradients(x, eps) == first
     np.testing.assert_array_equal(vae.gradients.flat, expected)
     assert losses(mv.fit(vae, images(40), epochs=2, batch_size=16, samples=2)) == trained[0]

@@ -16,7 +16,7 @@ import pytest
 
 import minivae as mv
 from minivae.storage import checkpoint as storage
-from minivae.training.state import Training
+from minivae.training.state import Training, fingerprint
 
 SMALL = {"epochs": 9, "n": 80}  # 64 to train on: 9 full batches of 7 and one of 1
 
@@ -136,6 +136,27 @@ def test_what_a_callback_keeps_and_that_it_stopped_are_resumed(tmp_path):
     assert train(9) == (4, None), "a training that was stopped went on"
 
 
+def test_a_resumed_training_knows_the_best_loss_so_far(tmp_path):
+    """The epoch after the interruption is worse than the best one before it, whose weights the model ends with."""
+    path, x, results = tmp_path / "checkpoint.safetensors", np.random.default_rng(0).random((30, 8), np.float32), []
+
+    def worsen(run):  # after early stopping has looked
+        if run.epoch >= 3:
+            run.vae.parameters.flat[...] += 0.5
+
+    def train(epochs, resume):
+        vae = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)], seed=1)
+        options = {"callbacks": worsen, "optimizer": mv.SGD(0.05), "checkpoint": mv.Checkpoint(path, resume)}
+        history = mv.fit(vae, x, x, epochs=epochs, batch_size=8, patience=9, **options)
+        results.append((history["val_loss"], history.best_epoch, vae.parameters.flat.tobytes()))
+
+    train(8, resume=False)
+    train(4, resume=False)
+    train(8, resume=True)
+    losses, best, _ = results[0]
+    assert results[0] == results[2] and best == 3 and min(losses[3:]) > losses[2]
+
+
 def test_the_progress_bar_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     path = tmp_path / "checkpoint.safetensors"
     with monkeypatch.context() as patch:
@@ -247,6 +268,83 @@ def test_another_training_is_not_resumed(tmp_path, change, message):
     assert path.read_bytes() == content
 
 
+def test_data_that_differ_in_any_row_are_other_data(tmp_path):
+    """Version 0.1 looked at a thousand rows; its checkpoints are compared in those."""
+    path, x = tmp_path / "checkpoint.safetensors", np.random.default_rng(0).random((3001, 8), np.float32)
+    options = {"checkpoint": mv.Checkpoint(path, resume=True), "batch_size": 1000}
+
+    def train(x, others, epochs):
+        return len(mv.fit(mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)]), x, others, epochs=epochs, **options))
+
+    def with_another(row):
+        changed = x.copy()
+        changed[row, 5] = 0.5
+        return changed
+
+    assert train(x, x[:2500], 1) == 1
+    with pytest.raises(mv.MiniVAEError, match=r"x_val is \[\[2500, 8\], .* there and None here"):
+        train(x, None, 2)
+    for row in (1, 2, 1501, 3000):
+        with pytest.raises(mv.MiniVAEError, match=r"x_train is \[\[3001, 8\], 'float32'"):
+            train(with_another(row), x[:2500], 2)
+    with pytest.raises(mv.MiniVAEError, match=r"x_val is \[\[2500, 8\], 'float32'"):
+        train(x, with_another(1)[:2500], 2)
+    assert train(x, x[:2500], 2) == 2
+    arrays, record = storage.read(path)
+    for name in "x_train", "x_val":
+        record["settings"][name] = record["settings"][name][:3]
+    del record["settings"]["val_samples"]
+    storage.write(path, arrays, record)
+    with pytest.raises(mv.MiniVAEError, match="x_train is"):
+        train(with_another(3000), x[:2500], 3)
+    assert train(x, x[:2500], 3) == 3
+
+
+def test_every_row_of_large_data_has_its_part_in_the_fingerprint():
+    x = np.zeros((20_003, 3), np.uint8)
+    marks = [fingerprint(x)]
+    for row in (9_999, 10_001, 20_001):
+        x[row] = 1
+        marks.append(fingerprint(x))
+    assert len({mark[3] for mark in marks}) == 4 and marks[0][:2] == [[20_003, 3], "uint8"]
+    assert fingerprint(np.asfortranarray(x)) == marks[-1]
+
+
+def test_a_training_of_a_model_that_had_been_trained_goes_on_with_its_own_noise(tmp_path):
+    """Two epochs before, and then three, in one go or in two, of which the second begins with a model made anew."""
+    path, x = tmp_path / "checkpoint.safetensors", np.random.default_rng(0).random((30, 8), np.float32)
+
+    def trained():
+        vae = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)])
+        mv.fit(vae, x, epochs=2, batch_size=8)
+        return vae
+
+    expected, vae = trained(), trained()
+    mv.fit(expected, x, epochs=3, batch_size=8)
+    mv.fit(vae, x, epochs=1, batch_size=8, checkpoint=path)
+    vae = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)])
+    mv.fit(vae, x, epochs=3, batch_size=8, checkpoint=mv.Checkpoint(path, resume=True))
+    assert vae.epochs == expected.epochs == 5
+    ended = mv.VAE([mv.Dense(8, 4)], [mv.Dense(2, 8)])
+    mv.fit(ended, x, epochs=3, batch_size=8, checkpoint=mv.Checkpoint(path, resume=True))
+    assert ended.epochs == 5
+    np.testing.assert_array_equal(vae.parameters.flat, expected.parameters.flat)
+
+
+def test_validation_with_another_number_of_samples_is_another_training(tmp_path):
+    """A checkpoint of version 0.1 names none: it validated with one."""
+    path = tmp_path / "checkpoint.safetensors"
+    small_fit(path, samples=3, validation=0.2, val_samples=1)
+    for change in False, True:
+        if change:
+            arrays, record = storage.read(path)
+            del record["settings"]["val_samples"]
+            storage.write(path, arrays, record)
+        with pytest.raises(mv.MiniVAEError, match="val_samples is 1 there and 3 here"):
+            small_fit(path, samples=3, validation=0.2, resume=True)
+    assert len(small_fit(path, samples=3, validation=0.2, val_samples=1, resume=True, epochs=3)) == 3
+
+
 def test_the_seconds_of_an_epoch_hold_those_before_an_interruption(tmp_path, monkeypatch):
     """A clock that goes on by a second whenever it is read: once before the steps and once after."""
     clock, path = itertools.count(100.0), tmp_path / "checkpoint.safetensors"
@@ -323,6 +421,7 @@ EDITS = {
     "done": [-5, 10**9, 10, 1.5, True, None, "3"],
     "history": [None, [1], [{"epoch": 1}], [{"epoch": 2, "train_loss": 1.0}], [{"epoch": 1, "train_loss": "x"}], {}],
     "seconds": [-1, None, "1", float("nan")],
+    "before": [-1, None, 1.5, True, "3"],
     "beta": [-1, None, float("nan"), float("inf"), [1]],
     "lr": [0, -1, None, float("inf"), "0.1"],
     "stopped": [1, None, "no"],

@@ -1,8 +1,10 @@
 """What `fit` offers beside plain epochs: validation, early stopping, schedules, clipping, and honest failure."""
 
+import copy
 import functools
 import gc
 import sys
+import threading
 import tracemalloc
 import weakref
 
@@ -62,6 +64,93 @@ def test_the_share_for_validation_may_be_given_by_hand():
     assert losses(split) == losses(plain)
 
 
+def test_validation_has_the_bound_of_training():
+    """That of fifty samples lies far from that of one, as which early stopping would look at another loss."""
+    x, others = data(60), data(20, 1)
+
+    def train(**options):
+        vae = make(bound=mv.ImportanceWeighted(), likelihood=mv.Gaussian(0.1))
+        return vae, mv.fit(vae, x, others, epochs=2, batch_size=20, samples=50, **options)
+
+    vae, history = train()
+    assert history[-1]["val_loss"] == vae.evaluate(others, samples=50).loss
+    assert (history.samples, history.val_samples) == (50, 50) and "drawn" not in repr(history)
+    vae, history = train(val_samples=3)
+    assert history[-1]["val_loss"] == vae.evaluate(others, samples=3).loss != vae.evaluate(others, samples=50).loss
+    assert "z is drawn 50 times for each example in training, 3 in validation" in repr(history)
+    assert "in training, 3 in validation" in history._repr_html_()
+    for bad in (0, 1.5, True):
+        with pytest.raises(mv.MiniVAEError, match="fit: val_samples should be an integer of at least 1"):
+            train(val_samples=bad)
+
+
+# --------------------------------------------------------------------------------- one training after another
+
+
+def test_two_trainings_of_one_epoch_are_one_of_two():
+    """Order and noise go on where they were; in version 0.1 each training saw those of the first epoch again."""
+    options = {"batch_size": 10, "optimizer": mv.SGD(0.1), "binarize": True, "samples": 2}
+    at_once, in_turn, with_a_seed = make(), make(), make(seed=3)
+    mv.fit(at_once, data(), epochs=3, **options)
+    for _ in range(3):
+        mv.fit(in_turn, data(), epochs=1, **options)
+    assert in_turn.epochs == at_once.epochs == 3
+    np.testing.assert_array_equal(in_turn.parameters.flat, at_once.parameters.flat)
+    with_a_seed.parameters.flat[...] = make().parameters.flat
+    for epochs in 2, 1:
+        mv.fit(with_a_seed, data(), epochs=epochs, seed=0, **options)
+    np.testing.assert_array_equal(with_a_seed.parameters.flat, at_once.parameters.flat)
+
+
+def test_a_model_that_was_saved_or_copied_knows_its_epochs(tmp_path):
+    vae = make()
+    mv.fit(vae, data(), epochs=2, batch_size=10)
+    vae.save(tmp_path / "model.npz")
+    others = [mv.load(tmp_path / "model.npz"), copy.deepcopy(vae)]
+    mv.fit(vae, data(), epochs=1, batch_size=10)
+    for other in others:
+        assert other.epochs == 2
+        mv.fit(other, data(), epochs=1, batch_size=10)
+        np.testing.assert_array_equal(other.parameters.flat, vae.parameters.flat)
+
+
+def test_the_share_for_validation_is_the_same_in_every_training():
+    """What one training holds out the next must not train on."""
+    seen = []
+    vae = make(backend=NumpyBackend(compiled=False))
+    original = vae.losses_and_gradients
+    vae.losses_and_gradients = lambda params, x, *rest: seen.append(x.copy()) or original(params, x, *rest)
+    for _ in range(3):
+        mv.fit(vae, data(40), 0.25, epochs=1, batch_size=7)
+    assert len({row.tobytes() for batch in seen for row in batch}) == 30
+
+
+def test_a_model_is_trained_by_one_training_at_a_time():
+    """In another thread or from a callback; it is free after an error, and a copy is another model."""
+    vae, started, go_on, errors = make(), threading.Event(), threading.Event(), []
+
+    def wait(run):
+        if not started.is_set():
+            started.set()
+            go_on.wait(10)
+        with pytest.raises(mv.MiniVAEError, match="being trained already.*copy.deepcopy"):
+            mv.fit(vae, data(), epochs=1)
+
+    training = threading.Thread(target=lambda: errors.append(mv.fit(vae, data(), epochs=2, callbacks=[wait])))
+    training.start()
+    assert started.wait(10)
+    with pytest.raises(mv.MiniVAEError, match="fit: this model is being trained already"):
+        mv.fit(vae, data(), epochs=1)
+    assert len(mv.fit(copy.deepcopy(vae), data(), epochs=1)) == 1
+    go_on.set()
+    training.join()
+    assert len(errors[0]) == 2
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            mv.fit(vae, data(), epochs=1, callbacks=[lambda run: 1 / 0])
+    assert len(mv.fit(vae, data(), epochs=1)) == 1
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5, 0.001, 0.999, float("nan")])
 def test_bad_shares(share):
     with pytest.raises(mv.MiniVAEError, match="should be a share that leaves some of the 40 examples on either side"):
@@ -108,18 +197,19 @@ def test_the_best_weights_are_restored_without_an_early_stop():
 
 
 def test_a_warm_up_of_beta_is_no_reason_to_stop():
-    """The loss rises with beta while the model improves."""
+    """The loss rises with beta while the model improves. The data are two patterns, which z tells apart."""
+    x = (np.random.default_rng(0).integers(0, 2, (450, 1)) ^ np.arange(8) % 2).astype(np.float32)
     history = mv.fit(
         make(),
-        data(200),
-        data(50, 1),
+        x[:400],
+        x[400:],
         epochs=10,
         batch_size=10,
         patience=2,
         optimizer=mv.Adam(1e-2),
-        schedules={"beta": lambda epoch: 4.0 ** min(epoch, 6)},
+        schedules={"beta": lambda epoch: 0.3 * min(epoch, 6)},
     )
-    assert history["val_loss"][4] > history["val_loss"][3] > history["val_loss"][2] and len(history) > 6
+    assert history["val_loss"][3] > history["val_loss"][2] > history["val_loss"][1] and len(history) > 6
     assert history.best_epoch >= 6
 
 
@@ -143,10 +233,13 @@ def test_linear_warmup():
         mv.linear_warmup(0)
 
 
-def by_hand(vae, x, betas, lrs, batch_size=10, seed=0):
-    """Train with SGD as a reader would write it: a beta and a learning rate for each epoch. Returns the weights."""
+def by_hand(vae, x, betas, lrs, batch_size=10, seed=0, before=0):
+    """Train with SGD as a reader would write it: a beta and a learning rate for each epoch. Returns the weights.
+
+    before : for how many epochs the model was trained before
+    """
     p = vae.parameters.flat.copy()
-    for epoch, (beta, lr) in enumerate(zip(betas, lrs, strict=True), start=1):
+    for epoch, (beta, lr) in enumerate(zip(betas, lrs, strict=True), start=before + 1):
         order = generator(seed, SHUFFLE, epoch).permutation(len(x))
         noise = generator(seed, FIT_NOISE, epoch)
         for start in range(0, len(x), batch_size):
@@ -195,7 +288,7 @@ def test_a_callback_may_change_the_weights_between_epochs(backend):
     vae.beta = 0.5
     mv.fit(vae, x, epochs=1, batch_size=10, optimizer=mv.SGD(0.1))
     expected.parameters.flat.fill(0.1)
-    expected = by_hand(expected, x, [0.5], [0.1])
+    expected = by_hand(expected, x, [0.5], [0.1], before=1)
     np.testing.assert_allclose(backend.to_host(vae.parameters.flat), expected, rtol=1e-9, atol=1e-12)
 
 

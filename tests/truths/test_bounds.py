@@ -81,6 +81,15 @@ def test_log_likelihood_is_the_importance_weighted_bound():
         assert vae.log_likelihood(x[:2], samples) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("bound", [mv.ELBO, mv.ImportanceWeighted])
+def test_log_likelihood_knows_no_beta(bound):
+    """log p(x) is what the model gives x, whatever the loss that trained it weighs."""
+    vae, x, log_p = linear_gaussian(bound())
+    before = vae.log_likelihood(x, samples=100)
+    vae.beta = 4.0
+    assert vae.log_likelihood(x, samples=100) == before == pytest.approx(log_p, abs=0.05)
+
+
 def test_log_likelihood_works_in_bounded_memory():
     vae = mv.VAE([mv.Dense(200, 8)], [mv.Dense(4, 200)])
     x = np.zeros((3, 200), np.uint8)

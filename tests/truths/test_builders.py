@@ -78,7 +78,7 @@ def test_bad_arguments():
     for make, what in (
         (lambda: mv.mlp(0), "mlp: n_in should be an integer of at least 1, got 0"),
         (lambda: mv.mlp(4, hidden=(3, 2.5)), r"mlp: hidden\[1\] should be"),
-        (lambda: mv.convnet((4, 0)), "convnet: width should be"),
+        (lambda: mv.convnet((4, 0)), r"convnet: image_shape\[1\] should be"),
         (lambda: mv.convnet((4, 4), n_classes=3), "convnet does not know n_classes"),
         (lambda: mv.convnet((4, 4), likelihood=mv.PredictedVarianceGaussian()), "does not know a PredictedVariance"),
         (lambda: mv.mlp(4, likelihood=mv.Bernoulli), r"likelihood should be an instance such as Bernoulli\(\)"),

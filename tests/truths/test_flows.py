@@ -7,6 +7,7 @@ from parts import params_of
 
 import minivae as mv
 from minivae.model.flows import autoregressive_masks, gated_step, planar, planar_direction
+from minivae.storage import checkpoint
 
 FLOWS = {
     "planar": lambda: mv.Planar(4),
@@ -14,6 +15,9 @@ FLOWS = {
     "IAF, reversed": lambda: mv.InverseAutoregressive(4, 9, reverse=True),
     "IAF, context": lambda: mv.InverseAutoregressive(4, 9, context=3),
     "IAF, one dimension": lambda: mv.InverseAutoregressive(1, 3),
+    "IAF, one dimension, context": lambda: mv.InverseAutoregressive(1, 3, context=2),
+    "IAF, few units": lambda: mv.InverseAutoregressive(5, 2, context=1),
+    "IAF of version 0.1": lambda: mv.InverseAutoregressive(4, 2, context=3, masks="0.1"),
 }
 
 
@@ -74,9 +78,30 @@ def test_an_autoregressive_step_sees_only_what_comes_before_and_all_of_it(revers
 
 def test_masks_of_a_network_with_three_inputs():
     first, second = autoregressive_masks(3, 4, context=1)
+    np.testing.assert_array_equal(first, [[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(second[:, :3], [[1, 1, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(second[:, :3], second[:, 3:])
+    np.testing.assert_array_equal(autoregressive_masks(5, 2)[0].T, [[1, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
+
+
+def test_masks_of_version_0_1():
+    first, second = autoregressive_masks(3, 4, context=1, kind="0.1")
     np.testing.assert_array_equal(first, [[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
     np.testing.assert_array_equal(second[:, :3], [[0, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, 1]])
-    np.testing.assert_array_equal(second[:, :3], second[:, 3:])
+    np.testing.assert_array_equal(autoregressive_masks(5, 2, kind="0.1")[0].T, [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    "dim, hidden, context", [(1, 1, 1), (1, 4, 2), (2, 2, 1), (3, 2, 3), (6, 2, 1), (6, 5, 2), (6, 40, 2)]
+)
+def test_each_dimension_sees_the_context_and_no_input_is_left_out(dim, hidden, context, reverse):
+    """In version 0.1 the first dimension saw none, so that with one dimension the context was of no use."""
+    first, second = autoregressive_masks(dim, hidden, context, reverse)
+    seen = first.astype(int) @ second[:, :dim] > 0
+    assert seen[dim:].all()
+    order = slice(None, None, -1 if reverse else 1)
+    assert seen[:dim][order, order][:-1, -1].all() and (np.tril(seen[:dim][order, order]) == 0).all()
 
 
 def test_at_first_a_planar_step_bends_space_by_about_one():
@@ -204,6 +229,27 @@ def test_the_model_can_be_used_and_saved(tmp_path):
     assert vae.encode(x)[0].shape == (9, 4) and vae.reconstruct(x).shape == (9, 12)
 
 
+def test_a_file_that_names_no_masks_has_those_of_version_0_1(tmp_path):
+    """Which wrote none; its model keeps its numbers and its training goes on."""
+    path, x = tmp_path / "flow.safetensors", np.random.default_rng(0).random((20, 12))
+
+    def make(masks):
+        flow = mv.InverseAutoregressive(4, 2, context=3, masks=masks)
+        return mv.VAE([mv.Dense(12, 11)], [mv.Dense(4, 12)], posterior=mv.FlowPosterior([flow]))
+
+    vae = make("0.1")
+    mv.fit(vae, x, epochs=1, batch_size=10, checkpoint=path)
+    assert vae.evaluate(x) == mv.load(path).evaluate(x) != make("full").evaluate(x)
+    arrays, record = checkpoint.read(path)
+    assert record["model"]["posterior"]["flows"][0].pop("masks") == "0.1"
+    checkpoint.write(path, arrays, record)
+    assert mv.load(path).evaluate(x) == vae.evaluate(x)
+    resume = mv.Checkpoint(path, resume=True)
+    assert len(mv.fit(make("0.1"), x, epochs=2, batch_size=10, checkpoint=resume)) == 2
+    with pytest.raises(mv.MiniVAEError, match="posterior is .*'masks': '0.1'.* there and .*'masks': 'full'"):
+        mv.fit(make("full"), x, epochs=2, batch_size=10, checkpoint=resume)
+
+
 def test_training_with_a_flow_improves_the_bound():
     x = (np.random.default_rng(0).random((200, 12)) < 0.3).astype(np.float32)
     vae = flow_vae()
@@ -217,6 +263,9 @@ def test_training_with_a_flow_improves_the_bound():
         (lambda: mv.Planar(0), "Planar: dim should be an integer of at least 1, got 0"),
         (lambda: mv.InverseAutoregressive(3, 2.5), "hidden should be an integer of at least 1, got 2.5"),
         (lambda: mv.InverseAutoregressive(3, 2, context=-1), "context should be an integer of at least 0, got -1"),
+        (lambda: mv.InverseAutoregressive(3, 1), "hidden should be at least 2, since one unit cannot see all"),
+        (lambda: mv.InverseAutoregressive(2, 1, context=1), "hidden should be at least 2"),
+        (lambda: mv.InverseAutoregressive(3, 2, masks="all"), 'masks should be "full" or "0.1", got \'all\''),
         (lambda: mv.FlowPosterior([]), "flows should be a list of flows"),
         (lambda: mv.FlowPosterior([mv.Tanh()]), "flows should be a list of flows"),
         (lambda: mv.FlowPosterior([mv.Planar(2), mv.Planar(3)]), r"the same dim, got \[2, 3\]"),

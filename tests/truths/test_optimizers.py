@@ -141,6 +141,27 @@ def test_clipping_scales_the_gradient_to_the_limit_and_never_up(values, limit, d
     np.testing.assert_allclose(clipped, np.array(values) * min(1, limit / max(np.linalg.norm(values), 1e-9)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype, large", [("float32", 1e30), ("float32", 3e38), ("float64", 1e300)])
+def test_a_gradient_whose_square_overflows_keeps_its_direction(dtype, large):
+    """Its norm was infinite, and what was handed on 0: the training stood still without a word."""
+    direction = np.array([1.0, -0.5, 0.0], dtype)
+    clipped = clip_by_norm(direction * np.array(large, dtype), 2.0)
+    assert clipped.dtype == dtype
+    np.testing.assert_allclose(clipped, 2 * direction / np.linalg.norm(direction), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_does_not_become_so_by_clipping(value):
+    with np.errstate(invalid="ignore"):
+        assert not np.isfinite(clip_by_norm(np.array([1.0, value, 0.0]), 2.0)).all()
+
+
+def test_a_gradient_below_the_limit_is_handed_on_bit_for_bit():
+    for scale in (1e-300, 1e-30, 1.0, 1e3):
+        g = np.random.default_rng(0).standard_normal(50) * scale
+        np.testing.assert_array_equal(clip_by_norm(g, 1e5), g)
+
+
 def test_clip_norm_hands_the_clipped_gradients_on():
     clipping, limit = mv.ClipNorm(mv.SGD(0.1, momentum=0.5), 0.5), 0.5
     clipped = [g * min(1, limit / np.linalg.norm(g)) for g in GRADS]

@@ -1,0 +1,312 @@
+"""Calls of everything public with arguments that nobody meant, for tests: what comes out is a result or a clear error.
+
+    python tests/hunts/arguments.py 20000 [seed]
+
+A call starts from arguments that suit and replaces one to three of them by whatever a user may have at hand.
+"""
+
+import contextlib
+import copy
+import io
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import minivae as mv
+
+X, D, N = 6, 2, 60  # values, latent dimensions, examples
+
+
+class Odd:
+    """An object that raises whatever it is asked."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("no array")
+
+    def __len__(self):
+        raise RuntimeError("no length")
+
+    def __iter__(self):
+        raise RuntimeError("no iteration")
+
+
+class OddPath(os.PathLike):
+    def __fspath__(self):
+        return b"bytes"
+
+
+def model(**options):
+    return mv.VAE([mv.Dense(X, 4), mv.ReLU(), mv.Dense(4, 2 * D)], [mv.Dense(D, X)], **options)
+
+
+def values(folder):
+    """What a user may have at hand, made anew."""
+    x = np.random.default_rng(0).random((N, X), np.float32)
+    with_nan = x.copy()
+    with_nan[2, 3] = np.nan
+    numbers = [
+        None,
+        True,
+        False,
+        0,
+        1,
+        2,
+        3,
+        -1,
+        -5,
+        2.5,
+        0.5,
+        1e-3,
+        np.nan,
+        np.inf,
+        -np.inf,
+        1e300,
+        2**70,
+        10**400,
+        1j,
+    ]
+    numbers += [np.float32(0.5), np.float64(2), np.int64(3), np.uint8(1), np.bool_(True), np.array(3), np.array(0.5)]
+    texts = ["", "numpy", "float64", "same", "a\0b", b"bytes", bytearray(b"b"), "\ud800", Path("x") / "y", OddPath()]
+    texts += [folder / "model.npz", str(folder / "kept"), folder, "val", "analytic"]
+    lists = [
+        [],
+        (),
+        {},
+        set(),
+        [1, 2],
+        (3, 2),
+        [2.5],
+        [[1, 2], [3]],
+        [[0.5] * X] * 3,
+        ["a"],
+        [None],
+        {"beta": 1},
+        range(3),
+    ]
+    lists += [{"lr": lambda *_: None}, {"beta": lambda *_: "x"}, {"beta": lambda *_: 0.5, "lr": lambda *_: np.nan}]
+    lists += [(x, np.arange(N) % 3), (x, None), (1, 2), (x for _ in range(2)), {1: 2}, memoryview(b"abc")]
+    arrays = [x, x[:3], x[0], x[:0], with_nan, x * 300, -x, (x * 255).astype(np.uint8), x.astype(">f8"), x[::-1, ::-1]]
+    arrays += [
+        x.reshape(N, 2, 3),
+        x.astype(object),
+        x.astype(str),
+        x.astype(complex),
+        x > 0.5,
+        np.zeros((N, 2)),
+        x[None],
+    ]
+    arrays += [
+        np.ma.masked_greater(x, 0.5),
+        np.ma.array(x),
+        np.arange(N) % 3,
+        np.arange(N) % 3 == 0,
+        np.zeros((2, N, D)),
+    ]
+    arrays += [np.zeros(3, "M8[s]"), np.zeros(3, "i4,f8"), np.float16(x), np.matrix(x), np.full((N, X), 2**63, object)]
+    parts = [
+        mv.Dense,
+        mv.Dense(X, 4),
+        mv.ReLU(),
+        mv.ReLU,
+        mv.Sequential([mv.Dense(X, 4)]),
+        mv.Bernoulli(),
+        mv.Bernoulli,
+    ]
+    parts += [mv.Gaussian(), mv.Categorical(3), mv.PredictedVarianceGaussian(), mv.DiagonalGaussian(), mv.Planar(D)]
+    parts += [mv.ELBO(), mv.ImportanceWeighted(), mv.Adam(), mv.ClipNorm(mv.SGD()), mv.Adam, mv.get_backend("numpy")]
+    parts += [mv.FlowPosterior([mv.Planar(D)]), [mv.Dense(X, 2 * D)], [mv.Dense(D, X)], [mv.Planar(D)], [mv.ReLU]]
+    parts += [mv.InverseAutoregressive(D, 3, 1), mv.Checkpoint(folder / "kept"), mv.History(), mv.EarlyStopping(2)]
+    others = [
+        object(),
+        Odd(),
+        Odd,
+        lambda *_, **__: None,
+        print,
+        int,
+        float,
+        np,
+        ...,
+        NotImplemented,
+        slice(3),
+        model(),
+    ]
+    return [*numbers, *texts, *lists, *arrays, *parts, *others]
+
+
+def fresh(folder):
+    """Name -> a function, and arguments that suit it."""
+    x, y = np.random.default_rng(1).random((N, X), np.float32), np.arange(N) % 3
+    vae, z, eps = model(), np.zeros((4, D)), np.zeros((2, N, D))
+    conditional = mv.VAE([mv.Dense(X + 3, 2 * D)], [mv.Dense(D + 3, X)], n_classes=3)
+    layers = {"encoder": [mv.Dense(X, 2 * D)], "decoder": [mv.Dense(D, X)]}
+    history = mv.fit(vae, x, 0.2, epochs=1)
+    path = folder / "model.safetensors"
+    vae.save(path)
+    parts = {"likelihood": None, "posterior": None, "bound": None, "kl": None, "free_bits": 0.0, "n_classes": None}
+    plain = {"beta": 1.0, "backend": "numpy", "dtype": "float32", "seed": 0}
+    of_fit = {"epochs": 1, "batch_size": 20, "optimizer": mv.SGD(1e-3), "samples": 1, "val_samples": None, "seed": None}
+    of_fit |= {
+        "binarize": False,
+        "patience": None,
+        "schedules": None,
+        "checkpoint": None,
+        "callbacks": (),
+        "verbose": False,
+    }
+    calls = {
+        "VAE": (mv.VAE, layers | parts | plain),
+        "fit": (mv.fit, {"vae": vae, "x_train": x, "validation": None, "progress": False} | of_fit),
+        "fit, classes": (mv.fit, {"vae": conditional, "x_train": (x, y), "validation": (x, y), "epochs": 1}),
+        "mlp": (mv.mlp, {"n_in": X, "latent": D, "hidden": (4,), "activation": mv.ReLU} | parts | plain),
+        "convnet": (
+            mv.convnet,
+            {"image_shape": (4, 4), "latent": D, "channels": (2,), "hidden": 3, "activation": mv.ReLU}
+            | {"likelihood": None, "posterior": None} | plain,
+        ),
+        "Dense": (mv.Dense, {"n_in": 3, "n_out": 2, "init": "glorot_normal"}),
+        "Conv2d": (mv.Conv2d, {"n_in": 1, "n_out": 2, "kernel": 3, "stride": 2, "padding": 1, "init": "glorot_normal"}),
+        "ConvTranspose2d": (
+            mv.ConvTranspose2d,
+            {"n_in": 1, "n_out": 2, "kernel": 3, "stride": 2, "padding": 1, "output_padding": 1}
+            | {"init": "glorot_normal"},
+        ),
+        "Reshape": (mv.Reshape, {"shape": (2, 3)}),
+        "Sequential": (mv.Sequential, {"layers": [mv.Dense(3, 2)]}),
+        "LeakyReLU": (mv.LeakyReLU, {"slope": 0.1}),
+        "ELU": (mv.ELU, {"alpha": 1.0}),
+        "LayerNorm": (mv.LayerNorm, {"n": 3, "eps": 1e-5}),
+        "Dropout": (mv.Dropout, {"rate": 0.5}),
+        "Gaussian": (mv.Gaussian, {"std": 1.0, "constants": True}),
+        "SharedVarianceGaussian": (mv.SharedVarianceGaussian, {"std": 1.0, "min_std": 1e-3}),
+        "PredictedVarianceGaussian": (mv.PredictedVarianceGaussian, {"min_std": 1e-3}),
+        "Categorical": (mv.Categorical, {"levels": 3}),
+        "Planar": (mv.Planar, {"dim": D}),
+        "InverseAutoregressive": (
+            mv.InverseAutoregressive,
+            {"dim": D, "hidden": 4, "context": 1, "reverse": False, "masks": "full"},
+        ),
+        "FlowPosterior": (mv.FlowPosterior, {"flows": [mv.Planar(D)], "base": None}),
+        "Optimizer": (mv.Optimizer, {"lr": 1e-3}),
+        "SGD": (mv.SGD, {"lr": 1e-3, "momentum": 0.9}),
+        "RMSprop": (mv.RMSprop, {"lr": 1e-3, "rho": 0.9, "eps": 1e-7}),
+        "Adam": (mv.Adam, {"lr": 1e-3, "beta1": 0.9, "beta2": 0.9, "eps": 1e-7}),
+        "ClipNorm": (mv.ClipNorm, {"optimizer": mv.SGD(), "limit": 1.0}),
+        "EarlyStopping": (mv.EarlyStopping, {"patience": 3}),
+        "CSVWriter": (mv.CSVWriter, {"path": folder / "m.csv", "validation": "test"}),
+        "EpochPrinter": (mv.EpochPrinter, {"validation": "test"}),
+        "Checkpoint": (mv.Checkpoint, {"path": folder / "kept", "resume": False}),
+        "linear_warmup": (mv.linear_warmup, {"epochs": 3, "end": 1.0, "start": 0.0}),
+        "binarize": (mv.binarize, {"x": x, "seed": 0}),
+        "get_backend": (mv.get_backend, {"name": "numpy", "tf32": False}),
+        "save": (mv.save, {"vae": vae, "path": folder / "again.npz"}),
+        "load": (mv.load, {"path": path, "backend": "numpy"}),
+        "to_torch_state_dict": (mv.to_torch_state_dict, {"vae": vae}),
+        "from_torch_state_dict": (mv.from_torch_state_dict, {"vae": vae, "state": mv.to_torch_state_dict(vae)}),
+        "gradcheck": (mv.gradcheck, {"vae": model(dtype="float64"), "x": x[:3], "eps": None, "limit": 2, "y": None}),
+        "diagnose": (mv.diagnose, {"vae": vae, "x": x, "train": None, "history": None, "seed": 0}),
+        "History.save_csv": (history.save_csv, {"path": folder / "h.csv", "validation": "val"}),
+        "vae.beta": (lambda beta: setattr(vae, "beta", beta), {"beta": 1.0}),
+        "vae.save": (vae.save, {"path": folder / "v.safetensors"}),
+    }  # fmt: skip
+    methods = {
+        "loss_and_gradients": {"x": x, "eps": eps},
+        "evaluate": {"x": x, "samples": 2, "seed": 0, "batch_size": None},
+        "score": {"x": x, "samples": 1, "seed": 0, "batch_size": 7},
+        "encode": {"x": x},
+        "decode": {"z": z},
+        "reconstruct": {"x": x, "eps": eps},
+        "sample": {"n": 3, "seed": None},
+        "log_likelihood": {"x": x, "samples": 3, "seed": 0, "progress": False},
+        "active_units": {"x": x, "threshold": 0.01},
+    }
+    for name, arguments in methods.items():
+        calls[f"vae.{name}"] = getattr(vae, name), arguments | {"y": None}
+        calls[f"vae.{name}, classes"] = getattr(conditional, name), arguments | {"y": 1}
+    return calls
+
+
+def base_calls():
+    """The calls that do not go well as they are, and what comes out."""
+    with tempfile.TemporaryDirectory() as folder, silence():
+        calls = fresh(Path(folder))
+        return {name: out for name, (function, given) in calls.items() if (out := call(function, given)) != "done"}
+
+
+def hunt(n, seed=0):
+    """Make n calls; returns how many came out how, and one traceback for each way in which something raw did."""
+    rng, outcomes, raw = np.random.default_rng(seed), Counter(), {}
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), silence():
+        warnings.simplefilter("ignore")
+        os.chdir(folder)  # where names such as "val" end up
+        try:
+            for i in range(n):
+                if i % 200 == 0:
+                    calls, pool = fresh(Path(folder)), values(Path(folder))
+                name = list(calls)[rng.integers(len(calls))]
+                function, arguments = calls[name]
+                n_changed = min(len(arguments), rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
+                changed = rng.choice(list(arguments), n_changed, replace=False)
+                given = arguments | {key: another(rng, pool, arguments[key]) for key in changed}
+                outcome = call(function, given)
+                if isinstance(outcome, str):
+                    outcomes[outcome] += 1
+                    continue
+                outcomes["raw"] += 1
+                at = traceback.extract_tb(outcome.__traceback__)[-1]
+                key = name, type(outcome).__name__, at.name
+                raw.setdefault(key, (", ".join(f"{key}={kind(given[key])}" for key in changed), outcome))
+        finally:
+            os.chdir(here)
+    return outcomes, raw
+
+
+@contextlib.contextmanager
+def silence():
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def another(rng, pool, value):
+    """One of the pool, half the time one of the same type as the value: what is nearly right gets further."""
+    alike = [each for each in pool if type(each) is type(value)]
+    chosen = alike if alike and rng.random() < 0.5 else pool
+    return chosen[rng.integers(len(chosen))]
+
+
+def call(function, given):
+    try:
+        function(**copy.copy(given))
+    except mv.MiniVAEError as error:
+        return "clear" if str(error) else "empty"
+    except MemoryError:
+        return "memory"
+    except Exception as error:
+        return error
+    return "done"
+
+
+def kind(value):
+    try:
+        return f"{type(value).__name__} {value!r}"[:100]
+    except Exception:
+        return type(value).__name__
+
+
+if __name__ == "__main__":
+    print("calls that do not go well as they are:", base_calls())
+    outcomes, raw = hunt(int(sys.argv[1]), *map(int, sys.argv[2:]))
+    for (name, error, where), (changed, outcome) in sorted(raw.items()):
+        print(f"{name}: {error} in {where}: {str(outcome)[:150]}\n    {changed}")
+        at = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(outcome.__traceback__)]
+        print("   ", " ".join(at[-5:]))
+    print(dict(outcomes))
