@@ -28,6 +28,8 @@ from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
+from .zoo.gated import GatedDense
+from .zoo.residual import Residual
 
 __version__ = "0.1.0"
 
@@ -54,6 +56,7 @@ __all__ = [
     "Flatten",
     "Flow",
     "FlowPosterior",
+    "GatedDense",
     "Gaussian",
     "History",
     "ImportanceWeighted",
@@ -73,6 +76,7 @@ __all__ = [
     "RMSprop",
     "ReLU",
     "Reshape",
+    "Residual",
     "Run",
     "Sequential",
     "SharedVarianceGaussian",

@@ -80,7 +80,12 @@ def glorot_normal(rng, fan_in, fan_out, shape):
     return rng.normal(0.0, math.sqrt(2 / (fan_in + fan_out)), shape)
 
 
-INITIALISERS = {"glorot_uniform": glorot_uniform, "glorot_normal": glorot_normal}
+def he_normal(rng, fan_in, fan_out, shape):
+    """Normal values of variance 2 / fan_in. Source: He et al. 2015, equation 10."""
+    return rng.normal(0.0, math.sqrt(2 / fan_in), shape)
+
+
+INITIALISERS = {"glorot_uniform": glorot_uniform, "glorot_normal": glorot_normal, "he_normal": he_normal}
 
 
 # ------------------------------------------------------------------------------------------------- the classes
@@ -114,15 +119,16 @@ class Layer(Part):
 class Dense(Layer):
     """y = x W + b with parameters W (n_in, n_out) and b (n_out,); see `dense`.
 
-    init : "glorot_uniform" or "glorot_normal", for W; b starts at zero.
+    init : "glorot_uniform", "glorot_normal" or "he_normal", for W; b starts at zero.
     """
 
     def __init__(self, n_in, n_out, init="glorot_uniform"):
+        kind = type(self).__name__
         for name, size in (("n_in", n_in), ("n_out", n_out)):
             if not isinstance(size, (int, np.integer)) or size < 1:
-                raise MiniVAEError(f"Dense: {name} must be a positive integer, got {size!r}")
+                raise MiniVAEError(f"{kind}: {name} must be a positive integer, got {size!r}")
         if init not in INITIALISERS:
-            raise MiniVAEError(f"Dense: init must be one of {', '.join(INITIALISERS)}, got {init!r}")
+            raise MiniVAEError(f"{kind}: init must be one of {', '.join(INITIALISERS)}, got {init!r}")
         self.n_in, self.n_out, self.init = int(n_in), int(n_out), init
         self.input_shape = (self.n_in,)
 
@@ -139,7 +145,8 @@ class Dense(Layer):
             hint = ""
             if input_shape == (2 * self.n_in,):
                 hint = ": did you pass the statistics (mu, log_var) instead of z?"
-            raise MiniVAEError(f"Dense({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got ({got}){hint}")
+            kind = type(self).__name__
+            raise MiniVAEError(f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got ({got}){hint}")
         return (self.n_out,)
 
     def forward(self, params, x):
