@@ -11,8 +11,8 @@ validation and test pixels once. log p(x) of all test images by importance sampl
 Published, in nats (for MNIST and Fashion-MNIST, as reported by Norouzi, Fleet & Norouzi 2020, "Exemplar VAE", table 1):
     standard     one layer, prior N(0, I)                    -84.45  -228.70
 
-Recipe: Tomczak & Welling 2018, "VAE with a VampPrior". Each run adds a row to ladder.csv in `--out`. A run that ended at
-`--epochs`, before early stopping, is named as such there and is no reproduction.
+Recipe: Tomczak & Welling 2018, "VAE with a VampPrior". Each run adds a row to ladder.csv in `--out`. A run that ended
+at `--epochs`, before early stopping, is named as such there and is no reproduction.
 """
 
 import csv
