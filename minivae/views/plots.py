@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from ..errors import MiniVAEError
 from ..model.posteriors import DiagonalGaussian
+from ..model.priors import StandardNormal
 from ..randomness import generator
 from .summary import Row, rows, shape_text
 
@@ -400,12 +401,12 @@ def kl_per_dimension(vae, x, ax=None):
         kl_d = mean over x of  1/2 (mu_d^2 + exp(log_var_d) - log_var_d - 1)
 
     nats per example. Grey are those that are no active units, see `VAE.active_units`. Raises MiniVAEError where the
-    posterior is no diagonal Gaussian.
+    posterior is no diagonal Gaussian, or the prior not the standard normal.
     """
-    if type(vae.posterior) is not DiagonalGaussian:
+    if type(vae.posterior) is not DiagonalGaussian or type(vae.prior) is not StandardNormal:
         raise MiniVAEError(
-            f"kl_per_dimension needs a DiagonalGaussian posterior, whose KL is a sum over dimensions, "
-            f"got {type(vae.posterior).__name__}"
+            f"kl_per_dimension needs a DiagonalGaussian posterior and the standard normal prior, whose KL is a sum "
+            f"over dimensions, got {type(vae.posterior).__name__} and {type(vae.prior).__name__}"
         )
     mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x))
     kl = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)

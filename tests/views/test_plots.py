@@ -57,7 +57,7 @@ def directions(mu):
 class Given:
     """A model whose posterior means are given."""
 
-    posterior = mv.DiagonalGaussian()
+    posterior, prior = mv.DiagonalGaussian(), mv.StandardNormal(1)
 
     def __init__(self, mu):
         self.mu, self.latent_dim = mu, mu.shape[1]
