@@ -17,9 +17,9 @@ def model(top=None, **options):
     arrays = vae.parameters.to_host()
     rng = np.random.default_rng(8)
     biases = {name: 0.5 * rng.standard_normal(array.shape) for name, array in arrays.items() if array.ndim == 1}
-    if isinstance(top, mv.MixturePrior):  # whose components lie so far apart that only a wide q reaches them
+    biases["posterior.joint.1.b"] += [0, 3]  # so wide that its draws reach all of p(z1 given z2)
+    if not isinstance(top, mv.VampPrior):  # which would widen too
         biases["encoder.0.2.b"] += [0, 2]
-        biases["posterior.joint.1.b"] += [0, 3]
     vae.parameters.load(arrays | biases)
     return vae
 
