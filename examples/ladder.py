@@ -70,7 +70,7 @@ def train(arguments, vae, x_train, x_val):
         batch_size=100,
         optimizer=mv.Adam(5e-4),
         schedules={"beta": mv.linear_warmup(arguments.warm_up)},
-        binarize=True,
+        binarize=arguments.binarize,
         patience=LOOK_AHEAD,
         **kept(arguments, validation="val"),
     )
@@ -108,12 +108,13 @@ def main():
     parser.add_argument("--arm", choices=tuple(PUBLISHED), default="standard", help="which rung")
     parser.add_argument("--epochs", type=at_least_1, default=2000, help="at most; early stopping ends it before")
     parser.add_argument("--components", type=at_least_1, default=500, help="pseudo-inputs of a VampPrior")
+    parser.add_argument("--binarize", choices=("dynamic", "static"), default="dynamic", help="of training pixels")
     parser.add_argument("--warm-up", type=at_least_1, default=WARM_UP, help="epochs until beta is 1")
     parser.add_argument("--nll-samples", type=at_least_1, default=5000, help="draws for each test image")
     parser.add_argument("--nll-images", type=at_least_1, help="use only the first test images for log p(x)")
     arguments = parser.parse_args()
     results = arguments.out / "ladder.csv"
-    arguments.out /= f"{arguments.dataset}-{arguments.arm}-seed{arguments.seed}"
+    arguments.out /= f"{arguments.dataset}-{arguments.binarize}-{arguments.arm}-seed{arguments.seed}"
     backend, dataset = start(arguments)
     x_train, x_val = split(dataset.x_train)
     where = {"backend": backend, "dtype": arguments.dtype, "seed": arguments.seed}
@@ -126,6 +127,7 @@ def main():
     result = {
         "command": " ".join(["python examples/ladder.py", *sys.argv[1:]]),
         "data": data_name(arguments, dataset),
+        "binarize": arguments.binarize,
         "arm": arguments.arm,
         "seed": arguments.seed,
         "epochs": len(history),

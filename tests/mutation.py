@@ -48,6 +48,13 @@ MATHEMATICS = (
 # The tests of the default suite that have to do with these modules, and which of them. Those of the mathematics run on
 # NumPy. What a test runs in a process of its own is not broken there.
 SUITES = {
+    (
+        "model.priors",
+        *(f"zoo.{name}" for name in "branches flow_prior gated mixture residual two_layers vamp".split()),
+    ): (
+        ["gradients", "zoo"],
+        "not fake and not numba",
+    ),
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
     ("engine.plan", "engine.calls", "engine.interpreter", "engine.tracing"): (
         [f"engines/test_{name}.py" for name in ("plan", "tracing", "random_steps", "graph", "loops")],

@@ -33,6 +33,10 @@ OLD_SPELLINGS = {
     "resume": "checkpoint=Checkpoint(path, resume=True)",
 }
 
+# What `binarize` may be, and how a checkpoint names it: as when there were two of them.
+PROTOCOLS = {"grey": False, "dynamic": True, "static": "static"}
+STATIC_SEED = 1  # validation data are drawn with 0, so that no row shares its noise with one of them
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -56,7 +60,7 @@ def fit(
     batch_size=100,
     optimizer=None,
     samples=1,
-    binarize=False,
+    binarize="grey",
     seed=None,
     patience=None,
     schedules=None,
@@ -75,8 +79,11 @@ def fit(
     batch_size : the examples in a step; where there are fewer, all of them
     optimizer  : RMSprop(1e-3) by default; it starts with fresh state
     samples    : L, the draws of z for each example in a step
-    binarize   : draw each training pixel as 0 or 1 with probability x (or x / 255), anew in every epoch; validation
-                 data are drawn once, as `mv.binarize` does
+    binarize   : the protocol of pixels. "grey" (or False): as they are. "dynamic" (or True): each training pixel is 0
+                 or 1 with probability x (or x / 255), drawn anew in every epoch. "static": drawn once, as
+                 `mv.binarize(x_train, seed=1)` does; it stands for Larochelle's file of binarized digits, which is
+                 another draw. Validation data are then drawn once, as `mv.binarize` does. Losses of different
+                 protocols cannot be compared
     seed       : keys shuffling and noise together with the epoch; None takes the model's
     patience   : end when the validation loss has not fallen for so many epochs, and take the weights of the best one:
                  short for callbacks=[EarlyStopping(patience)]
@@ -110,20 +117,25 @@ def fit(
     rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed)
     _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint)
     batch_size = min(batch_size, len(rows))
-    if binarize:
+    protocol = _protocol(binarize)
+    if protocol != "grey":
         check_grey(x_train)
         x_val = None if x_val is None else draw_pixels(x_val)
+    if protocol == "static":
+        x_train = draw_pixels(x_train, STATIC_SEED)
     clipping = isinstance(optimizer, ClipNorm)
     settings = {
         **{"batch_size": batch_size, "samples": samples, "seed": seed, "beta": vae.beta, "patience": patience},
-        **{"binarize": binarize, "clip_norm": optimizer.limit if clipping else None},
+        **{"binarize": PROTOCOLS[protocol], "clip_norm": optimizer.limit if clipping else None},
         **{"optimizer": optimizer.optimizer if clipping else optimizer},
         **{"validation_split": validation if isinstance(validation, float) else None},
         **{"x_train": fingerprint(x_train), "x_val": None if x_val is None else fingerprint(x_val)},
         **{name: fingerprint(y) for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None},
     }
     settings = {key: storage.describe(value) for key, value in settings.items()} if checkpoint else None
-    training = Training(vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, settings)
+    training = Training(
+        vae, optimizer, x_train, y_train, rows, batch_size, samples, protocol == "dynamic", seed, settings
+    )
     resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
     vae.history, run = training.history, Run(training, epochs)
     _call(callbacks, "begin", run)
@@ -238,6 +250,14 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     order = generator(seed, SPLIT).permutation(n)
     val = np.sort(order[:n_val])
     return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
+
+
+def _protocol(binarize):
+    """The name of what is done with pixels, for a name or a bool."""
+    name = {True: "dynamic", False: "grey"}[binarize] if isinstance(binarize, (bool, np.bool_)) else binarize
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        raise MiniVAEError(f'fit: binarize should be "grey", "dynamic", "static" or a bool, got {binarize!r}')
+    return name
 
 
 def _check_arguments(epochs, batch_size, samples, optimizer, patience, x_val, schedules, checkpoint):
