@@ -44,6 +44,8 @@ MATHEMATICS = (
     *("model.binarization", "model.labels", "model.vae", "engine.convolution"),
     *("training.step", "training.state", "training.callbacks", "training.schedules"),
 )
+OF_ZOO = "branches flow_prior gated mixture residual two_layers vamp"
+ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO.split()))
 
 # The tests of the default suite that have to do with these modules, and which of them. Those of the mathematics run on
 # NumPy. What a test runs in a process of its own is not broken there.
