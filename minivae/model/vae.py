@@ -269,6 +269,11 @@ class VAE:
         log_pz, _ = self.prior.log_prob(of_prior, z.reshape(-1, self.latent_dim))
         return log_px + log_pz.reshape(log_px.shape) - log_q
 
+    def log_prior(self, z):
+        """log p(z) of z (N, D), a NumPy array (N,), nats."""
+        log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(z, self.dtype))
+        return np.array(self.backend.to_host(log_pz))
+
     def draw_prior(self, n, rng):
         """n draws of z from the prior, (n, D), by a NumPy generator."""
         on_host = {name: self.backend.to_host(value) for name, value in self._of_prior().items()}

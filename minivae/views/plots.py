@@ -299,8 +299,9 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
     y           : (N,) integers, the classes
     class_names : a name for each class, written where most of it lies; its number by default
 
-    Circles are one, two and three standard deviations of the prior. With one latent dimension the posterior's standard
-    deviation is the vertical axis, and there are none. More than two are projected on the first two principal
+    Circles are one, two and three standard deviations of the prior; another prior than the standard normal is drawn in
+    the plane as lines of equal density, which hold 10, 50, 90 and 99% of it. With one latent dimension the posterior's
+    standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
     points, labels = _plane(*vae.encode(x))
@@ -319,20 +320,29 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
         if len(names) > MOST_LABELLED:
             ax.figure.colorbar(dots, ax=ax, label="class")
     if vae.latent_dim > 1:
-        _draw_prior(ax, 1.04 * np.abs(points).max())
+        _draw_prior(vae, ax, 1.04 * np.abs(points).max())
     if y is not None and len(names) <= MOST_LABELLED:
         _label_classes(ax, points, y, names, colours)
     ax.set(title=f"{len(order):,} examples in the latent space", xlabel=labels[0], ylabel=labels[1])
     return ax.figure
 
 
-def _draw_prior(ax, reach):
-    """The prior's circles of one, two and three standard deviations, in a square around 0 that holds them."""
-    reach = max(reach, 3.2)
-    for radius in (1, 2, 3):
-        ax.add_patch(Circle((0, 0), radius, fill=False, color="black", linewidth=0.8, alpha=0.55))
-    ax.plot([], [], color="black", linewidth=0.8, alpha=0.55, label="the prior's 1, 2, 3 standard deviations")
-    ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
+def _draw_prior(vae, ax, reach):
+    """The prior in a square around 0 that holds all points: circles, or lines of equal density in the plane."""
+    reach, line = max(reach, 3.2), {"color": "black", "linewidth": 0.8, "alpha": 0.55}
+    if type(vae.prior) is StandardNormal:
+        for radius in (1, 2, 3):
+            ax.add_patch(Circle((0, 0), radius, fill=False, **line))
+        ax.plot([], [], label="the prior's 1, 2, 3 standard deviations", **line)
+    elif vae.latent_dim == 2:
+        axis = np.linspace(-reach, reach, 201)
+        log_pz = vae.log_prior(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)).reshape(201, 201)
+        drawn = vae.log_prior(vae.draw_prior(4000, generator(0)))
+        levels = np.unique(np.quantile(drawn, [0.01, 0.1, 0.5, 0.9]))
+        ax.contour(axis, axis, log_pz, levels, colors="black", linewidths=0.8, alpha=0.55)
+        ax.plot([], [], label="the prior: 10, 50, 90, 99% of it", **line)
+    if ax.lines:
+        ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 

@@ -48,6 +48,14 @@ def test_ladder(arm, tmp_path):
     assert (tmp_path / f"sample-dynamic-{arm}-seed0" / "model.safetensors").exists()
 
 
+def test_priors(tmp_path):
+    process = run("priors.py", *BRIEF, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result) == 4 and all(-784 < each["log_px"] < 0 for each in result.values())
+    assert all(f"{name}: log p(x) {each['log_px']:.2f} nats" in process.stdout for name, each in result.items())
+    assert (tmp_path / "priors.png").stat().st_size > 10_000 and (tmp_path / "flow.safetensors").exists()
+
+
 @pytest.mark.parametrize("posterior", ["mean-field", "flow"])
 def test_deep_latent(posterior, tmp_path):
     brief = [*BRIEF, "--epochs", 2, "--nll-samples", 10]

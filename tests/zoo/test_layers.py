@@ -84,6 +84,22 @@ def test_dropout_inside_draws_in_training():
 
 
 @pytest.mark.parametrize(
+    "layer, width",
+    [(mv.GatedDense(3, 3), 2), (mv.Residual([mv.Tanh(), mv.Dense(3, 3)]), 1), (mv.SideBySide([[mv.Dense(3, 3)]]), 4)],
+)
+def test_rows_of_another_width_are_refused_by_forward_too(layer, width):
+    """Some would be broadcast, or have columns that nobody reads."""
+    with pytest.raises(mv.MiniVAEError, match=r"expects \(B, 3\), got \(B, \d\)"):
+        layer.forward(params_of(layer), np.ones((2, width)))
+
+
+def test_a_residual_block_broadcasts_nothing():
+    block = mv.Residual([mv.Dense(3, 1)])
+    with pytest.raises(mv.MiniVAEError, match=r"Residual: its layers make rows of shape \(1,\) of \(3,\)"):
+        block.forward(params_of(block), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
     "make, message",
     [
         (lambda: mv.GatedDense(0, 3), "GatedDense: n_in must be a positive integer, got 0"),
