@@ -18,10 +18,14 @@ class Prior(Part):
         pseudo_inputs(params) -> u, backward            u (K, n_inputs);  backward(du) -> grads
     `params` then hold what the encoder makes of u under "stats", (K, S), and `backward` of log_prob gives its gradient
     among the others.
+
+    `components` says how many numbers for each number of z it holds at a time, which bounds the rows of a batch outside
+    training.
     """
 
     dim = None
     n_inputs = None
+    components = 1
 
     def _check_counts(self, **counts):
         for name, value in counts.items():

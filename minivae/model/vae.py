@@ -133,8 +133,8 @@ class VAE:
         self._noise, self._prior_noise = generator(self.seed, CALL_NOISE), generator(self.seed, SAMPLING)
 
     def _widest(self):
-        """The largest number of values in a row between two layers."""
-        widths = [self.input_dim]
+        """The largest number of values in a row between two layers, or in the prior."""
+        widths = [self.input_dim, self.prior.components * self.latent_dim]
         for part in (self.encoder, self.decoder):
             shape = part.input_shape
             for layer in part.layers:

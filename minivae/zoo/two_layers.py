@@ -153,7 +153,7 @@ class TwoLayerPrior(Composite, Prior):
                 f"{self.stack.input_shape}: make the first of them as wide"
             )
         (stats1,) = self.stack.output_shape(self.stack.input_shape)
-        self.below, self.n_inputs = self.stack.layers, top.n_inputs
+        self.below, self.n_inputs, self.components = self.stack.layers, top.n_inputs, top.components
         self.dim1, self.dim2 = DiagonalGaussian().latent_dim(stats1), top.dim
         self.dim = self.dim1 + self.dim2
 

@@ -144,6 +144,14 @@ def test_the_standard_normal_leaves_no_trace_in_a_file(tmp_path):
     np.testing.assert_array_equal(vae.sample(4, seed=5), vae.decode(z))
 
 
+def test_many_components_take_no_more_memory():
+    """Outside training a batch has so few rows that its (rows, K, D) differences fit."""
+    few, many = (mv.mlp(12, latent=3, prior=mv.VampPrior(3, 12, K)) for K in (5, 100_000))
+    assert few.inference_rows == 1000 and many.inference_rows == (1 << 23) // 300_000
+    two = mv.two_layers(12, (2, 3), 5, mv.MixturePrior(3, 100_000))
+    assert two.inference_rows == (1 << 23) // 500_000
+
+
 def test_builders_take_a_prior():
     vae = mv.mlp(12, latent=3, hidden=(5,), prior=mv.VampPrior(3, 12, 4))
     assert vae.parameters["prior.u"].shape == (4, 12)
