@@ -190,7 +190,8 @@ class VAE:
             dz = labels_backward(dz_and_y.reshape(L, B, -1))
             if not self.analytic:
                 dz_of_prior, of_prior = prior_backward(-dkl.reshape(L * B))  # kl = log q - log p(z)
-                dz, (grads["prior"], of_components) = dz + dz_of_prior.reshape(L, B, -1), components_backward(of_prior)
+                dz = dz + dz_of_prior.reshape(L, B, -1)
+                grads["prior"], of_components = components_backward(of_prior)
             dstats, grads["posterior"] = z_backward(dz, dkl)
             _, grads["encoder"] = encoder_backward(dstats)
             if self.prior.n_inputs:  # whose components are the encoder's work, too
@@ -269,16 +270,6 @@ class VAE:
         log_pz, _ = self.prior.log_prob(of_prior, z.reshape(-1, self.latent_dim))
         return log_px + log_pz.reshape(log_px.shape) - log_q
 
-    def log_prior(self, z):
-        """log p(z) of z (N, D), a NumPy array (N,), nats."""
-        log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(z, self.dtype))
-        return np.array(self.backend.to_host(log_pz))
-
-    def draw_prior(self, n, rng):
-        """n draws of z from the prior, (n, D), by a NumPy generator."""
-        on_host = {name: self.backend.to_host(value) for name, value in self._of_prior().items()}
-        return self.prior.sample(on_host, n, rng)
-
     # ---------------------------------------------------------------------------- input and its checks
 
     def check_input(self, x):
@@ -341,6 +332,13 @@ class VAE:
             )
         return self.backend.asarray(eps, self.dtype)
 
+    def _check_z(self, z):
+        z = np.asarray(z)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
+            hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
+            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
+        return z
+
     # ------------------------------------------------------------------------------------- what users call
 
     @unwarned
@@ -399,10 +397,7 @@ class VAE:
     @unwarned
     def decode(self, z, y=None):
         """The mean of p(x given z), (N, X), for z (N, D)."""
-        z = np.asarray(z)
-        if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
-            hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
-            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
+        z = self._check_z(z)
         means, y = [], self.labels.check(y, len(z))
         for start in range(0, len(z), self.inference_rows):
             batch = slice(start, start + self.inference_rows)
@@ -440,7 +435,18 @@ class VAE:
         if n < 1:
             raise MiniVAEError(f"sample: n should be at least 1, got {n!r}")
         rng = self._prior_noise if seed is None else generator(seed, SAMPLING)
-        return self.decode(finite("z", self.draw_prior(n, rng)), y)
+        return self.decode(self.draw_prior(n, rng), y)
+
+    @unwarned
+    def log_prior(self, z):
+        """log p(z) of z (N, D), a NumPy array (N,), nats."""
+        log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(self._check_z(z), self.dtype))
+        return finite("log p(z)", np.array(self.backend.to_host(log_pz)))
+
+    def draw_prior(self, n, rng):
+        """n draws of z from the prior, (n, D), by a NumPy generator."""
+        on_host = {name: self.backend.to_host(value) for name, value in self._of_prior().items()}
+        return finite("z", self.prior.sample(on_host, n, rng))
 
     @unwarned
     def log_likelihood(self, x, samples=5000, seed=0, y=None, progress=None):

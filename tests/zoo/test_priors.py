@@ -218,6 +218,21 @@ def test_the_prior_of_a_vampprior_moves_with_the_encoder():
     np.testing.assert_allclose(vae.draw_prior(1000, np.random.default_rng(0)).mean(axis=0), before + [1, 2])
 
 
+def test_log_prior_and_its_input():
+    prior, params = mixture()
+    vae = model(mv.MixturePrior(2, 3))
+    set_prior(vae, **params)
+    z = np.random.default_rng(0).standard_normal((5, 2))
+    np.testing.assert_allclose(vae.log_prior(z), prior.log_prob(params, z)[0])
+    np.testing.assert_allclose(model().log_prior(z), stats.norm.logpdf(z).sum(axis=1))
+    with pytest.raises(mv.MiniVAEError, match=r"z should be \(N, 2\) with N at least 1, got \(5, 4\): did you pass"):
+        vae.log_prior(np.zeros((5, 4)))
+    vae.parameters["prior.mu"][...] = np.nan
+    for ask in (lambda: vae.log_prior(z), lambda: vae.sample(3)):
+        with pytest.raises(mv.MiniVAEError, match="is not finite"):
+            ask()
+
+
 def test_pseudo_inputs_are_encoded_without_dropout():
     encoder = [mv.Dropout(0.9), mv.Dense(4, 4)]
     vae = mv.VAE(encoder, [mv.Dense(2, 4)], prior=mv.VampPrior(2, 4, 3), dtype="float64")
