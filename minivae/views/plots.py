@@ -320,30 +320,38 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
         if len(names) > MOST_LABELLED:
             ax.figure.colorbar(dots, ax=ax, label="class")
     if vae.latent_dim > 1:
-        _draw_prior(vae, ax, 1.04 * np.abs(points).max())
+        _draw_prior(vae, ax, np.asarray(points))
     if y is not None and len(names) <= MOST_LABELLED:
         _label_classes(ax, points, y, names, colours)
     ax.set(title=f"{len(order):,} examples in the latent space", xlabel=labels[0], ylabel=labels[1])
     return ax.figure
 
 
-def _draw_prior(vae, ax, reach):
-    """The prior in a square around 0 that holds all points: circles, or lines of equal density in the plane."""
-    reach, line = max(reach, 3.2), {"color": "black", "linewidth": 0.8, "alpha": 0.55}
+def _draw_prior(vae, ax, points):
+    """The standard normal's circles, in a square around 0 that holds all points (2, N); or another prior's density.
+
+    That is drawn as lines, where the plane is all of the latent space, in a square around the points.
+    """
+    line = {"color": "black", "linewidth": 0.8, "alpha": 0.55}
     if type(vae.prior) is StandardNormal:
+        middle, reach = np.zeros(2), max(1.04 * np.abs(points).max(), 3.2)
         for radius in (1, 2, 3):
             ax.add_patch(Circle((0, 0), radius, fill=False, **line))
         ax.plot([], [], label="the prior's 1, 2, 3 standard deviations", **line)
-    elif vae.latent_dim == 2:
-        axis = np.linspace(-reach, reach, 201)
-        log_pz = vae.log_prior(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)).reshape(201, 201)
+    else:
+        ends = np.array([points.min(axis=1), points.max(axis=1)])
+        middle, reach = ends.mean(axis=0), max(0.55 * np.ptp(ends, axis=0).max(), 1e-3)
+    if type(vae.prior) is not StandardNormal and vae.latent_dim == 2:
+        z1, z2 = (np.linspace(centre - reach, centre + reach, 201) for centre in middle)
+        log_pz = vae.log_prior(np.stack(np.meshgrid(z1, z2), axis=-1).reshape(-1, 2)).reshape(201, 201)
         drawn = vae.log_prior(vae.draw_prior(4000, generator(0)))
         levels = np.unique(np.quantile(drawn, [0.01, 0.1, 0.5, 0.9]))
-        ax.contour(axis, axis, log_pz, levels, colors="black", linewidths=0.8, alpha=0.55)
+        ax.contour(z1, z2, log_pz, levels, colors="black", linewidths=0.8, linestyles="solid", alpha=0.55)
         ax.plot([], [], label="the prior: 10, 50, 90, 99% of it", **line)
     if ax.lines:
         ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    (left, bottom), (right, top) = middle - reach, middle + reach
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
 
 
 def _label_classes(ax, points, y, names, colours):
