@@ -24,10 +24,18 @@ from .model.likelihoods import (
 from .model.more_layers import ELU, GELU, Dropout, LayerNorm, LeakyReLU, Softplus
 from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
 from .model.posteriors import DiagonalGaussian, Posterior
+from .model.priors import Prior, StandardNormal
 from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
+from .zoo.branches import SideBySide, WithInput
+from .zoo.flow_prior import FlowPrior
+from .zoo.gated import GatedDense
+from .zoo.mixture import MixturePrior
+from .zoo.residual import Residual
+from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior, two_layers
+from .zoo.vamp import VampPrior
 
 __version__ = "0.1.0"
 
@@ -54,6 +62,8 @@ __all__ = [
     "Flatten",
     "Flow",
     "FlowPosterior",
+    "FlowPrior",
+    "GatedDense",
     "Gaussian",
     "History",
     "ImportanceWeighted",
@@ -66,19 +76,28 @@ __all__ = [
     "Losses",
     "MiniVAEError",
     "MiniVAEWarning",
+    "MixturePrior",
     "Optimizer",
     "Planar",
     "Posterior",
     "PredictedVarianceGaussian",
+    "Prior",
     "RMSprop",
     "ReLU",
     "Reshape",
+    "Residual",
     "Run",
     "Sequential",
     "SharedVarianceGaussian",
+    "SideBySide",
     "Sigmoid",
     "Softplus",
+    "StandardNormal",
     "Tanh",
+    "TwoLayerPosterior",
+    "TwoLayerPrior",
+    "VampPrior",
+    "WithInput",
     "binarize",
     "convnet",
     "diagnose",
@@ -92,4 +111,5 @@ __all__ = [
     "rows",
     "save",
     "to_torch_state_dict",
+    "two_layers",
 ]

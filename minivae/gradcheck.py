@@ -21,8 +21,17 @@ from .model.layers import Dense, ReLU, Sequential, Sigmoid, Tanh
 from .model.likelihoods import Bernoulli, Categorical, Gaussian, PredictedVarianceGaussian, SharedVarianceGaussian
 from .model.more_layers import ELU, GELU, Dropout, LayerNorm, LeakyReLU, Softplus
 from .model.posteriors import DiagonalGaussian
+from .model.priors import StandardNormal
 from .model.vae import VAE
 from .randomness import generator
+from .zoo import gated, mixture, two_layers
+from .zoo.branches import SideBySide, WithInput
+from .zoo.flow_prior import FlowPrior
+from .zoo.gated import GatedDense
+from .zoo.mixture import MixturePrior
+from .zoo.residual import Residual
+from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior
+from .zoo.vamp import VampPrior
 
 TOLERANCE = 1e-6
 STEP = 1e-6
@@ -240,6 +249,33 @@ def check_flow(backend, flow, name, N=5):
     return check_part(backend, name, flow, call, **arrays)
 
 
+def check_prior(backend, prior, name=None, stats_shape=None, N=5):
+    """log p(z) of a prior as a function of z and its parameters.
+
+    Where it has pseudo-inputs these are looked at too, and log p(z) as a function of the encoder's output for them,
+    of shape `stats_shape`.
+    """
+    rng = generator(9)
+    arrays = {"z": rng.standard_normal((N, prior.dim))}
+    if prior.n_inputs:
+        arrays["stats"] = _off_kinks(rng, *stats_shape)
+
+    def call(params, a):
+        made = {"stats": a["stats"]} if prior.n_inputs else {}
+        log_pz, backward = prior.log_prob(params | made, a["z"])
+        u, u_backward = prior.pseudo_inputs(params) if prior.n_inputs else (None, None)
+
+        def named(dlog_pz, du=None):
+            dz, grads = backward(dlog_pz)
+            gradients = {"z": dz} | {key: grads[key] for key in made}
+            others = {key: grad for key, grad in grads.items() if key not in made}
+            return gradients, others | (u_backward(du) if prior.n_inputs else {})
+
+        return (log_pz,) if u is None else (log_pz, u), named
+
+    return check_part(backend, name or type(prior).__name__, prior, call, **arrays)
+
+
 def check_likelihood(backend, likelihood, x, name=None, L=3):
     """log p(x given z) as a function of the decoder's output and the likelihood's parameters."""
 
@@ -268,14 +304,15 @@ def check_bound(backend, bound, name, kl_shape, L=3, B=4):
     return compare(name, backend, function, arrays, {"beta": np.full(1, 0.7)})
 
 
-def check_vae(backend, name, L, limit=None, **parts):
-    """A small VAE as a whole, or at most `limit` entries of each of its parameters."""
+def check_vae(backend, name, L, limit=None, make=VAE, **parts):
+    """A small VAE as a whole, or at most `limit` entries of each of its parameters; `make` takes its parts."""
     rng = generator(5)
-    parts.setdefault("encoder", [Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)])
-    parts.setdefault("decoder", [Dense(3, 8), ReLU(), Dense(8, 12)])
-    vae = VAE(beta=0.7, backend=backend, dtype="float64", **parts)
+    if make is VAE:
+        parts.setdefault("encoder", [Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)])
+        parts.setdefault("decoder", [Dense(3, 8), ReLU(), Dense(8, 12)])
+    vae = make(beta=0.7, backend=backend, dtype="float64", **parts)
     y = rng.integers(vae.n_classes, size=5) if vae.n_classes else None
-    result = gradcheck(vae, rng.random((5, vae.input_dim)), rng.standard_normal((L, 5, 3)), limit, y)
+    result = gradcheck(vae, rng.random((5, vae.input_dim)), rng.standard_normal((L, 5, vae.latent_dim)), limit, y)
     result.name = name
     return result
 
@@ -284,6 +321,15 @@ def small_flows():
     """Three dimensions, nine statistics."""
     flows = [InverseAutoregressive(3, 5, context=2), Planar(3), InverseAutoregressive(3, 5, context=1, reverse=True)]
     return FlowPosterior(flows)
+
+
+def flow_prior(dim=3):
+    return FlowPrior([InverseAutoregressive(dim, 5), InverseAutoregressive(dim, 4, reverse=True)])
+
+
+def small_two_layers(top=None):
+    """A function of a model's options that makes a small model of two stochastic layers, for twelve pixels."""
+    return lambda **options: two_layers.two_layers(12, (2, 3), 4, top, **options)
 
 
 def conv_networks():
@@ -358,6 +404,18 @@ def function_checks():
             lambda m, v: likelihoods.heteroscedastic_log_prob(x, m, v),
             {"mean": _off_kinks(rng, L, B, 5), "log_var": _off_kinks(rng, L, B, 5)},
         ),
+        "gated_dense": (
+            gated.gated_dense,
+            {"x": x, **{name: _off_kinks(rng, *shape) for name, shape in GatedDense(5, 3).shapes().items()}},
+        ),
+        "mixture_log_prob": (
+            mixture.mixture_log_prob,
+            {"z": z, "mu": mu[:3], "log_var": log_var[:3], "log_w": _off_kinks(rng, 3)},
+        ),
+        "log_weights": (mixture.log_weights, {"logits": _off_kinks(rng, 5)}),
+        "gaussian_log_prob_of_sample": (
+            two_layers.gaussian_log_prob_of_sample, {"z": z, "mu": mu, "log_var": log_var},
+        ),
         "append_labels": (lambda x: labels.append_labels(x, y), {"x": rng.random((L, B, 5))}),
     }  # fmt: skip
     return {
@@ -380,6 +438,10 @@ def checks():
         "Softplus": lambda b: check_layer(b, Softplus(), (6,)),
         "GELU": lambda b: check_layer(b, GELU(), (6,)),
         "Dropout": lambda b: check_layer(b, Dropout(0.3), (6,), "Dropout, outside training"),
+        "GatedDense": lambda b: check_layer(b, GatedDense(6, 5), (6,)),
+        "Residual": lambda b: check_layer(b, Residual([Dense(6, 5), Tanh(), Dense(5, 6)]), (6,)),
+        "SideBySide": lambda b: check_layer(b, SideBySide([[Dense(2, 5), Tanh(), Dense(5, 3)], [Dense(4, 2)]]), (6,)),
+        "WithInput": lambda b: check_layer(b, WithInput([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),
         "LayerNorm": lambda b: check_layer(b, LayerNorm(6), (6,)),
         "LayerNorm of pixels": lambda b: check_layer(b, LayerNorm(3), (2, 2, 3), "LayerNorm, of each pixel"),
         "Sequential": lambda b: check_layer(b, Sequential([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),
@@ -395,6 +457,21 @@ def checks():
             b, InverseAutoregressive(4, 6, context=2, reverse=True), "InverseAutoregressive, context, reversed"
         ),
         "flows": lambda b: check_posterior(b, small_flows(), 9),
+        "two layers, posterior": lambda b: check_posterior(
+            b, TwoLayerPosterior([Dense(5, 3)], [Dense(2, 4), Tanh()], [Dense(7, 6)]), 9
+        ),
+        "standard normal prior": lambda b: check_prior(b, StandardNormal(3)),
+        "mixture prior": lambda b: check_prior(b, MixturePrior(3, 4)),
+        "mixture prior of one": lambda b: check_prior(b, MixturePrior(1, 1), "MixturePrior, one component"),
+        "VampPrior": lambda b: check_prior(b, VampPrior(3, 5, 4), stats_shape=(4, 6)),
+        "VampPrior, more statistics": lambda b: check_prior(
+            b, VampPrior(3, 5, 4), "VampPrior, of the first statistics", (4, 9)
+        ),
+        "flow prior": lambda b: check_prior(b, flow_prior()),
+        "two layers, prior": lambda b: check_prior(b, TwoLayerPrior(MixturePrior(2, 3), [Dense(2, 6)])),
+        "two layers, VampPrior": lambda b: check_prior(
+            b, TwoLayerPrior(VampPrior(2, 5, 4), [Dense(2, 6)]), "TwoLayerPrior, VampPrior on top", (4, 9)
+        ),
         "Bernoulli": lambda b: check_likelihood(b, Bernoulli(), pixels),
         "Gaussian": lambda b: check_likelihood(b, Gaussian(std=0.5), pixels),
         "shared variance": lambda b: check_likelihood(b, SharedVarianceGaussian(0.5), pixels),
@@ -411,6 +488,16 @@ def checks():
             b, "VAE, planar flow", 2, limit=8, posterior=FlowPosterior([Planar(3)]), bound=ImportanceWeighted()
         ),
         "VAE free bits": lambda b: check_vae(b, "VAE, free bits", 2, limit=8, free_bits=0.3),
+        "VAE mixture prior": lambda b: check_vae(b, "VAE, mixture prior, L = 2", 2, limit=8, prior=MixturePrior(3, 4)),
+        "VAE VampPrior": lambda b: check_vae(b, "VAE, VampPrior", 1, limit=8, prior=VampPrior(3, 12, 4)),
+        "VAE VampPrior importance-weighted": lambda b: check_vae(
+            b, "VAE, VampPrior, importance-weighted", 3, 8, prior=VampPrior(3, 12, 2), bound=ImportanceWeighted()
+        ),
+        "VAE flow prior": lambda b: check_vae(b, "VAE, flow prior, L = 2", 2, limit=8, prior=flow_prior()),
+        "VAE two layers": lambda b: check_vae(b, "VAE, two layers, L = 2", 2, 8, small_two_layers()),
+        "VAE two layers VampPrior": lambda b: check_vae(
+            b, "VAE, two layers, VampPrior, L = 2", 2, 8, small_two_layers(VampPrior(3, 12, 4))
+        ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
         "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),
         "VAE convolutional": lambda b: check_vae(b, "VAE, convolutional", 2, **conv_networks()),

@@ -45,10 +45,13 @@ MATHEMATICS = (
     *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
 DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split())
+OF_ZOO = "branches flow_prior gated mixture residual two_layers vamp".split()
+ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))
 
 # The tests of the default suite that have to do with these modules, and which of them. Those of the mathematics run on
 # NumPy. What a test runs in a process of its own is not broken there.
 SUITES = {
+    ZOO: (["gradients", "zoo"], "not fake and not numba"),
     MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
     ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),
     ("arguments",): (["training/test_bad_input.py", "hunts/test_arguments.py", "truths"], "not fake and not numba"),

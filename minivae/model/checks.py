@@ -9,6 +9,7 @@ from ..arguments import number, one_of
 from ..errors import MiniVAEError, MiniVAEWarning, named, shown
 from .conv import Flatten, Reshape
 from .layers import Activation, Sequential
+from .priors import Prior, StandardNormal
 
 # An activation that does not reach so far on either side, from inputs up to +-20, limits what comes out of a network.
 REACH, INPUTS = 4, np.linspace(-20, 20, 401)[None]
@@ -32,16 +33,41 @@ def check_part(name, part, kind, default):
     return part
 
 
-def check_kl(kl, bound, posterior):
+def check_kl(kl, bound, posterior, prior):
     """Whether the KL is analytic."""
-    needs_samples = bound.needs_samples or not posterior.has_analytic_kl
+    needs_samples = bound.needs_samples or not posterior.has_analytic_kl or type(prior) is not StandardNormal
     kl = one_of("VAE: kl", kl, ("analytic", "monte-carlo", None)) or ("monte-carlo" if needs_samples else "analytic")
     if kl == "analytic" and needs_samples:
         raise MiniVAEError(
-            f"VAE: {type(bound).__name__} with {type(posterior).__name__} has no analytic KL: "
-            'leave kl out or use kl="monte-carlo"'
+            f"VAE: {type(bound).__name__} with {type(posterior).__name__} and {type(prior).__name__} has no analytic "
+            'KL: leave kl out or use kl="monte-carlo"'
         )
     return kl == "analytic"
+
+
+def check_prior(prior, posterior, input_dim, latent_dim, n_classes):
+    """The prior, for None N(0, I); raises MiniVAEError where it is none of this model's z."""
+    prior = StandardNormal(latent_dim) if prior is None else prior
+    if not isinstance(prior, Prior):
+        raise MiniVAEError(f"VAE: prior should be an instance such as MixturePrior({latent_dim}), got {named(prior)}")
+    kind = type(prior).__name__
+    if prior.dim != latent_dim:
+        raise MiniVAEError(f"VAE: {kind} has dim={prior.dim}, but z has {latent_dim} dimensions: make it with that")
+    if prior.n_inputs is None:
+        return prior
+    if prior.n_inputs != input_dim:
+        raise MiniVAEError(
+            f"VAE: {kind} has n_inputs={prior.n_inputs}, but the encoder takes {input_dim} values: its pseudo-inputs "
+            "are examples, so make it with that"
+        )
+    if not posterior.begins_with_gaussian:
+        raise MiniVAEError(
+            f"VAE: {kind} needs the density of q(z given u) at any z, which {type(posterior).__name__} does not give: "
+            "use a DiagonalGaussian, or another prior"
+        )
+    if n_classes:
+        raise MiniVAEError(f"VAE: {kind} has pseudo-inputs without labels: use another prior, or leave n_classes out")
+    return prior
 
 
 def check_free_bits(free_bits, analytic):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arguments import flag, integer, one_of
 from ..errors import MiniVAEError, named, shown
-from .layers import Dense, dense, relu
+from .layers import Dense, dense, relu, sigmoid
 from .parameters import Composite, Part, joined, within
 from .posteriors import DiagonalGaussian, Posterior
 
@@ -214,21 +214,43 @@ class InverseAutoregressive(Composite, Flow):
         return {"0.mask": first, "2.mask": second}
 
     def forward(self, params, z, context=None):
+        D = self.dim
+        (m, s), network_backward = self._network(params, z, context)
+        value, gate_backward = gated_step(z, m, s)
+
+        def backward(dz_out, dlog_det):
+            dz, dm, ds = gate_backward(dz_out, dlog_det)
+            dinputs, grads = network_backward(dm, ds)
+            return dz + dinputs[:, :D], None if context is None else dinputs[:, D:], grads
+
+        return value, backward
+
+    def _network(self, params, z, context):
+        """The value m and the gate's logits s for each dimension; dm, ds -> the gradient of [z, context], and grads."""
         D, first, second = self.dim, within(params, "0"), within(params, "2")
         inputs = z if context is None else np.concatenate([z, context], axis=1)
         h, first_backward = masked_dense(inputs, first["W"], first["b"], first["mask"])
         h, relu_backward = relu(h)
         out, second_backward = masked_dense(h, second["W"], second["b"], second["mask"])
-        value, gate_backward = gated_step(z, out[:, :D], out[:, D:])
 
-        def backward(dz_out, dlog_det):
-            dz, dm, ds = gate_backward(dz_out, dlog_det)
+        def backward(dm, ds):
             dh, dW2, db2 = second_backward(np.concatenate([dm, ds], axis=1))
             dinputs, dW0, db0 = first_backward(relu_backward(dh))
-            grads = {"0.W": dW0, "0.b": db0, "2.W": dW2, "2.b": db2}
-            return dz + dinputs[:, :D], None if context is None else dinputs[:, D:], grads
+            return dinputs, {"0.W": dW0, "0.b": db0, "2.W": dW2, "2.b": db2}
 
-        return value, backward
+        return (out[:, :D], out[:, D:]), backward
+
+    def inverse(self, params, z_out, context=None):
+        """The z whose z_out this is, both (N, D), one dimension after another: each needs those before it.
+
+        z_d = m_d + (z_out_d - m_d) / g_d
+        """
+        z = np.zeros_like(z_out)
+        for d in range(self.dim)[:: -1 if self.reverse else 1]:
+            (m, s), _ = self._network(params, z, context)
+            g, _ = sigmoid(s[:, d])
+            z[:, d] = m[:, d] + (z_out[:, d] - m[:, d]) / g
+        return z
 
 
 # -------------------------------------------------------------------------------------------------- posterior

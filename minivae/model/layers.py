@@ -80,7 +80,12 @@ def glorot_normal(rng, fan_in, fan_out, shape):
     return rng.normal(0.0, math.sqrt(2 / (fan_in + fan_out)), shape)
 
 
-INITIALISERS = {"glorot_uniform": glorot_uniform, "glorot_normal": glorot_normal}
+def he_normal(rng, fan_in, fan_out, shape):
+    """Normal values of variance 2 / fan_in. Source: He et al. 2015, equation 10."""
+    return rng.normal(0.0, math.sqrt(2 / fan_in), shape)
+
+
+INITIALISERS = {"glorot_uniform": glorot_uniform, "glorot_normal": glorot_normal, "he_normal": he_normal}
 
 
 # ------------------------------------------------------------------------------------------------- the classes
@@ -114,12 +119,13 @@ class Layer(Part):
 class Dense(Layer):
     """y = x W + b with parameters W (n_in, n_out) and b (n_out,); see `dense`.
 
-    init : "glorot_uniform" or "glorot_normal", for W; b starts at zero.
+    init : "glorot_uniform", "glorot_normal" or "he_normal", for W; b starts at zero.
     """
 
     def __init__(self, n_in, n_out, init="glorot_uniform"):
-        self.n_in, self.n_out = integer("Dense: n_in", n_in), integer("Dense: n_out", n_out)
-        self.init = one_of("Dense: init", init, INITIALISERS)
+        kind = type(self).__name__
+        self.n_in, self.n_out = integer(f"{kind}: n_in", n_in), integer(f"{kind}: n_out", n_out)
+        self.init = one_of(f"{kind}: init", init, INITIALISERS)
         self.input_shape = (self.n_in,)
 
     def shapes(self):
@@ -135,7 +141,8 @@ class Dense(Layer):
             hint = ""
             if input_shape == (2 * self.n_in,):
                 hint = ": did you pass the statistics (mu, log_var) instead of z?"
-            raise MiniVAEError(f"Dense({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got ({got}){hint}")
+            kind = type(self).__name__
+            raise MiniVAEError(f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got ({got}){hint}")
         return (self.n_out,)
 
     def forward(self, params, x):

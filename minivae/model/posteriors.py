@@ -12,6 +12,7 @@ class Posterior(Part):
 
     latent_dim(stats_dim) -> D
     split(stats) -> mu, log_var                                  (B, D) each: where q lies and how wide it is
+    moments(params, stats) -> mu, log_var                        the same, for one that needs its parameters for it
     with_log_q(params, stats, eps) -> (z, log_q), backward       z (L, B, D) for noise eps (L, B, D), log q(z) (L, B)
         backward(dz, dlog_q) -> dstats, grads
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
@@ -20,6 +21,7 @@ class Posterior(Part):
     """
 
     has_analytic_kl = False
+    begins_with_gaussian = False  # whether the statistics begin with mu and log_var of a diagonal Gaussian
 
     def latent_dim(self, stats_dim):
         """D for a row of statistics; raises MiniVAEError where it does not fit."""
@@ -27,6 +29,9 @@ class Posterior(Part):
 
     def split(self, stats):
         raise NotImplementedError
+
+    def moments(self, params, stats):
+        return self.split(stats)
 
     def with_log_q(self, params, stats, eps):
         raise NotImplementedError
@@ -38,7 +43,7 @@ class DiagonalGaussian(Posterior):
     log_var is held within [-80, 80]; outside, its gradient is 0.
     """
 
-    has_analytic_kl = True
+    has_analytic_kl = begins_with_gaussian = True
 
     def latent_dim(self, stats_dim):
         if stats_dim % 2:
@@ -49,17 +54,17 @@ class DiagonalGaussian(Posterior):
         return stats_dim // 2
 
     def split(self, stats):
-        mu, log_var, _ = self._split(stats)
+        mu, log_var, _ = self.parts_of(stats)
         return mu, log_var
 
-    def _split(self, stats):
+    def parts_of(self, stats):
         """mu, log_var, and the way back: dmu, dlog_var -> dstats."""
         D = stats.shape[1] // 2
         log_var, hold_backward = hold(stats[:, D:])
         return stats[:, :D], log_var, lambda dmu, dlog_var: np.concatenate([dmu, hold_backward(dlog_var)], axis=1)
 
     def with_log_q(self, params, stats, eps):
-        mu, log_var, split_backward = self._split(stats)
+        mu, log_var, split_backward = self.parts_of(stats)
         z, z_backward = reparameterize(mu, log_var, eps)
         log_q, log_q_backward = gaussian_sample_log_prob(eps, log_var)
 
@@ -70,7 +75,7 @@ class DiagonalGaussian(Posterior):
         return (z, log_q), backward
 
     def with_kl(self, params, stats, eps, free_bits=0.0):
-        mu, log_var, split_backward = self._split(stats)
+        mu, log_var, split_backward = self.parts_of(stats)
         z, z_backward = reparameterize(mu, log_var, eps)
         (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits)
 

@@ -14,7 +14,6 @@ from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from . import checks
 from .bounds import ELBO, Bound
-from .gaussian import standard_normal_log_prob
 from .labels import Labels, append_labels
 from .layers import Sequential
 from .likelihoods import Bernoulli, Likelihood
@@ -87,6 +86,7 @@ class VAE:
     backend    : "numpy", "cupy", "auto" or a backend
     dtype      : "float32" or "float64"
     seed       : an integer that keys the initial values and all noise
+    prior      : p(z), StandardNormal(D) by default; another one's KL is that of the samples
     n_classes  : makes the model conditional, p(x given z, y) and q(z given x, y), on labels y = 0 .. n_classes - 1,
                  (N,) or one number for all rows. Encoder and decoder get them one-hot behind x and z, so their first
                  layers are n_classes wider, and all methods want y=
@@ -112,6 +112,7 @@ class VAE:
         dtype="float32",
         seed=0,
         n_classes=None,
+        prior=None,
     ):
         self.backend, self.dtype = get_backend(backend), checks.check_dtype(dtype)
         self.seed = check_seed("VAE: seed", seed)
@@ -120,11 +121,12 @@ class VAE:
         self.likelihood = checks.check_part("likelihood", likelihood, Likelihood, Bernoulli)
         self.posterior = checks.check_part("posterior", posterior, Posterior, DiagonalGaussian)
         self.bound = checks.check_part("bound", bound, Bound, ELBO)
-        self.analytic = checks.check_kl(kl, self.bound, self.posterior)
-        self.free_bits = checks.check_free_bits(free_bits, self.analytic)
         self.input_dim, self.latent_dim = checks.check_sizes(
             self.encoder, self.decoder, self.posterior, self.likelihood, self.labels.n_classes
         )
+        self.prior = checks.check_prior(prior, self.posterior, self.input_dim, self.latent_dim, self.labels.n_classes)
+        self.analytic = checks.check_kl(kl, self.bound, self.posterior, self.prior)
+        self.free_bits = checks.check_free_bits(free_bits, self.analytic)
         checks.warn_of_limits(self.encoder, self.decoder, self.likelihood)
         self.inference_rows = max(1, min(INFERENCE_ROWS, INFERENCE_VALUES // self._widest()))
         self.parts = {
@@ -133,6 +135,7 @@ class VAE:
             "posterior": self.posterior,
             "likelihood": self.likelihood,
             "bound": self.bound,
+            "prior": self.prior,
         }
         self.parameters, self.gradients, self.constants = allocate(self.parts, self.backend, self.dtype, self.seed)
         self.beta_array = self.backend.zeros((1,), self.dtype)
@@ -141,8 +144,8 @@ class VAE:
         self._noise, self._prior_noise = generator(self.seed, CALL_NOISE), generator(self.seed, SAMPLING)
 
     def _widest(self):
-        """The largest number of values in a row between two layers."""
-        widths = [self.input_dim]
+        """The largest number of values in a row between two layers, or in the prior."""
+        widths = [self.input_dim, self.prior.components * self.latent_dim]
         for part in (self.encoder, self.decoder):
             shape = part.input_shape
             for layer in part.layers:
@@ -180,8 +183,9 @@ class VAE:
             (z, kl, floor), z_backward = self.posterior.with_kl(of["posterior"], stats, eps, free_bits)
         else:
             (z, log_q), z_backward = self.posterior.with_log_q(of["posterior"], stats, eps)
-            log_pz, prior_backward = standard_normal_log_prob(z)
-            kl = log_q - log_pz
+            of_prior, components_backward = self._prior_params(of)
+            log_pz, prior_backward = self.prior.log_prob(of_prior, z.reshape(L * B, -1))
+            kl = log_q - log_pz.reshape(L, B)
         z_and_y, labels_backward = self._with_labels(z, y)
         out, decoder_backward = self.decoder.forward(of["decoder"], z_and_y.reshape(L * B, -1))
         log_px, likelihood_backward = self.likelihood.log_prob(of["likelihood"], x, out.reshape(L, B, -1))
@@ -196,12 +200,36 @@ class VAE:
             dz_and_y, grads["decoder"] = decoder_backward(dout.reshape(L * B, -1))
             dz = labels_backward(dz_and_y.reshape(L, B, -1))
             if not self.analytic:
-                dz = dz + prior_backward(-dkl)  # kl = log q - log p(z)
+                dz_of_prior, of_prior = prior_backward(-dkl.reshape(L * B))  # kl = log q - log p(z)
+                dz = dz + dz_of_prior.reshape(L, B, -1)
+                grads["prior"], of_components = components_backward(of_prior)
             dstats, grads["posterior"] = z_backward(dz, dkl)
             _, grads["encoder"] = encoder_backward(dstats)
+            if self.prior.n_inputs:  # whose components are the encoder's work, too
+                grads["encoder"] = {name: grad + of_components[name] for name, grad in grads["encoder"].items()}
             return joined(grads)
 
         return (loss, reconstruction, mean_kl), backward
+
+    def _prior_params(self, of):
+        """What the prior is handed: its parameters and, where it has pseudo-inputs, what the encoder makes of them.
+
+        Of the mapping `of` from parts to their params. The way back goes from the gradients of what is handed over to
+        those of the prior's parameters and of the encoder's. Pseudo-inputs are encoded without Dropout.
+        """
+        if not self.prior.n_inputs:
+            return of["prior"], lambda grads: (grads, {})
+        drawn = self.encoder.uniform_shapes(self.encoder.input_shape)
+        u, u_backward = self.prior.pseudo_inputs(of["prior"])
+        kept = {name: value for name, value in of["encoder"].items() if name not in drawn}
+        stats, encoder_backward = self.encoder.forward(kept, u)
+
+        def backward(grads):
+            du, of_encoder = encoder_backward(grads["stats"])
+            others = {name: grad for name, grad in grads.items() if name != "stats"}
+            return others | u_backward(du), of_encoder
+
+        return of["prior"] | {"stats": stats}, backward
 
     def uniform_shapes(self, samples, batch_size):
         """The shapes of the uniform numbers that a step of a training draws for layers such as Dropout, by name."""
@@ -240,12 +268,18 @@ class VAE:
         out, _ = self.decoder.forward(within(self._params, "decoder"), rows.reshape(-1, rows.shape[-1]))
         return out.reshape(*z.shape[:-1], -1)
 
-    def _log_weights(self, x, y, eps):
+    def _of_prior(self):
+        """What the prior is handed, see `_prior_params`."""
+        return self._prior_params({name: within(self._params, name) for name in self.parts})[0]
+
+    def _log_weights(self, x, y, eps, of_prior=None):
         """The logarithms of the importance weights p(x given z) p(z) / q(z given x), (L, B)."""
         params = self._params
         (z, log_q), _ = self.posterior.with_log_q(within(params, "posterior"), self._encode(x, y), eps)
         log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, self._decode(z, y))
-        return log_px + standard_normal_log_prob(z)[0] - log_q
+        of_prior = self._of_prior() if of_prior is None else of_prior
+        log_pz, _ = self.prior.log_prob(of_prior, z.reshape(-1, self.latent_dim))
+        return log_px + log_pz.reshape(log_px.shape) - log_q
 
     # ---------------------------------------------------------------------------- input and its checks
 
@@ -307,6 +341,13 @@ class VAE:
             )
         return self.backend.asarray(eps, self.dtype)
 
+    def _check_z(self, z):
+        z = array("z", z)
+        if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
+            hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
+            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
+        return z
+
     # ------------------------------------------------------------------------------------- what users call
 
     @unwarned
@@ -357,7 +398,7 @@ class VAE:
         """mu and log_var of q(z given x), each (N, D)."""
         mus, log_vars = [], []
         for batch, labels in self._batches(x, y, self.inference_rows):
-            mu, log_var = self.posterior.split(self._encode(batch, labels))
+            mu, log_var = self.posterior.moments(within(self._params, "posterior"), self._encode(batch, labels))
             mus.append(np.array(self.backend.to_host(mu)))
             log_vars.append(np.array(self.backend.to_host(log_var)))
         return finite("mu", np.concatenate(mus)), finite("log_var", np.concatenate(log_vars))
@@ -365,10 +406,7 @@ class VAE:
     @unwarned
     def decode(self, z, y=None):
         """The mean of p(x given z), (N, X), for z (N, D)."""
-        z = array("z", z)
-        if z.ndim != 2 or z.shape[1] != self.latent_dim or len(z) == 0:
-            hint = ": did you pass the statistics (mu, log_var)?" if z.shape[1:] == (2 * self.latent_dim,) else ""
-            raise MiniVAEError(f"z should be (N, {self.latent_dim}) with N at least 1, got {z.shape}{hint}")
+        z = self._check_z(z)
         means, y = [], self.labels.check(y, len(z))
         for start in range(0, len(z), self.inference_rows):
             batch = slice(start, start + self.inference_rows)
@@ -405,7 +443,18 @@ class VAE:
         """
         n = integer("sample: n", n)
         rng = self._prior_noise if seed is None else generator(check_seed("seed", seed), SAMPLING)
-        return self.decode(rng.standard_normal((n, self.latent_dim), np.float32), y)
+        return self.decode(self.draw_prior(n, rng), y)
+
+    @unwarned
+    def log_prior(self, z):
+        """log p(z) of z (N, D), a NumPy array (N,), nats."""
+        log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(self._check_z(z), self.dtype))
+        return finite("log p(z)", np.array(self.backend.to_host(log_pz)))
+
+    def draw_prior(self, n, rng):
+        """n draws of z from the prior, (n, D), by a NumPy generator."""
+        on_host = {name: self.backend.to_host(value) for name, value in self._of_prior().items()}
+        return finite("z", self.prior.sample(on_host, n, rng))
 
     @unwarned
     def log_likelihood(self, x, samples=5000, seed=0, y=None, progress=None):
@@ -421,20 +470,20 @@ class VAE:
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.
         """
         x, samples = self.check_input(x), integer("samples", samples)
-        rng = generator(check_seed("seed", seed), LIKELIHOOD_NOISE)
+        rng, of_prior = generator(check_seed("seed", seed), LIKELIHOOD_NOISE), self._of_prior()
         total = 0.0
         with progress_bar(len(x), "example", progress) as bar:
             for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
-                total += float(self._log_mean_weight(batch, labels, samples, rng).sum())
+                total += float(self._log_mean_weight(batch, labels, samples, rng, of_prior).sum())
                 bar.update(len(batch))
         return float(finite("log p(x)", total / len(x)))
 
-    def _log_mean_weight(self, batch, labels, samples, rng):
+    def _log_mean_weight(self, batch, labels, samples, rng, of_prior):
         """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""
         log_sum = np.full(len(batch), -np.inf)
         for start in range(0, samples, self.inference_rows):
             eps = self._draw(rng, min(self.inference_rows, samples - start), len(batch))
-            log_w = self.backend.to_host(self._log_weights(batch, labels, eps)).astype(np.float64)
+            log_w = self.backend.to_host(self._log_weights(batch, labels, eps, of_prior)).astype(np.float64)
             log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=0))
         return log_sum - math.log(samples)
 

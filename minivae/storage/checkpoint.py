@@ -30,6 +30,7 @@ from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer
 from ..model.parameters import Part
+from ..model.priors import StandardNormal
 from ..model.vae import VAE, check_vae
 
 FORMAT = 1
@@ -113,7 +114,8 @@ def describe_model(vae):
         "kl": "analytic" if vae.analytic else "monte-carlo",
         "dtype": vae.dtype.name,
     }
-    arguments = [key for key in inspect.signature(VAE).parameters if key != "backend"]
+    left_out = {"backend"} | ({"prior"} if type(vae.prior) is StandardNormal else set())  # as before there were others
+    arguments = [key for key in inspect.signature(VAE).parameters if key not in left_out]
     return {key: describe(kept_otherwise.get(key, getattr(vae, key, None))) for key in arguments}
 
 

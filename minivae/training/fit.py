@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import array, flag, integer, number
+from ..arguments import array, flag, integer, number, one_of
 from ..arguments import path as check_path
 from ..arguments import seed as check_seed
 from ..errors import Interrupted, MiniVAEError, named, shown
@@ -36,6 +36,10 @@ OLD_SPELLINGS = {
     "clip_norm": "optimizer=ClipNorm(Adam(1e-3), limit)",
     "resume": "checkpoint=Checkpoint(path, resume=True)",
 }
+
+# What `binarize` may be, and how a checkpoint names it: as when there were two of them.
+PROTOCOLS = {"grey": False, "dynamic": True, "static": "static"}
+STATIC_SEED = 1  # validation data are drawn with 0, so that no row shares its noise with one of them
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def fit(
     optimizer=None,
     samples=1,
     val_samples=None,
-    binarize=False,
+    binarize="grey",
     seed=None,
     patience=None,
     schedules=None,
@@ -86,8 +90,11 @@ def fit(
     samples    : L, the draws of z for each example in a step
     val_samples: the draws of z for each example in validation; None takes `samples`, so that the losses of training
                  and of validation are the same bound
-    binarize   : draw each training pixel as 0 or 1 with probability x (or x / 255), anew in every epoch; validation
-                 data are drawn once, as `mv.binarize` does
+    binarize   : the protocol of pixels. "grey" (or False): as they are. "dynamic" (or True): each training pixel is 0
+                 or 1 with probability x (or x / 255), drawn anew in every epoch. "static": drawn once, as
+                 `mv.binarize(x_train, seed=1)` does; it stands for Larochelle's file of binarized digits, which is
+                 another draw. Validation data are then drawn once, as `mv.binarize` does. Losses of different
+                 protocols cannot be compared
     seed       : keys shuffling and noise, together with `vae.epochs`, for how many epochs the model has been trained:
                  many trainings of one epoch see other orders and noise each, as one of many does. None takes the
                  model's seed
@@ -119,7 +126,7 @@ def fit(
     if isinstance(checkpoint, (str, bytes, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
     schedules = {} if schedules is None else schedules
-    binarize, verbose = flag("fit: binarize", binarize), flag("fit: verbose", verbose)
+    protocol, verbose = _protocol(binarize), flag("fit: verbose", verbose)
     callbacks = _callbacks(callbacks, patience, verbose)
     patience = next((each.patience for each in callbacks if isinstance(each, EarlyStopping)), None)
     epochs, samples = integer("fit: epochs", epochs), integer("fit: samples", samples)
@@ -129,9 +136,11 @@ def fit(
     rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed)
     _check_arguments(optimizer, patience, x_val, schedules, checkpoint)
     batch_size = min(batch_size, len(rows))
-    if binarize:
+    if protocol != "grey":
         check_grey(x_train)
         x_val = None if x_val is None else draw_pixels(x_val)
+    if protocol == "static":
+        x_train = draw_pixels(x_train, STATIC_SEED)
     with _alone(vae):
         settings = None
         if checkpoint:
@@ -140,15 +149,16 @@ def fit(
             }
             settings = {
                 **{"batch_size": batch_size, "samples": samples, "val_samples": val_samples, "seed": seed},
-                **{"beta": vae.beta, "patience": patience, "binarize": binarize},
+                **{"beta": vae.beta, "patience": patience, "binarize": PROTOCOLS[protocol]},
                 **{"clip_norm": optimizer.limit if isinstance(optimizer, ClipNorm) else None},
                 **{"optimizer": optimizer.optimizer if isinstance(optimizer, ClipNorm) else optimizer},
                 **{"validation_split": validation if isinstance(validation, float) else None},
                 **{name: None if x is None else fingerprint(x) for name, x in data.items()},
             }
             settings = {key: storage.describe(value) for key, value in settings.items()}
+        dynamic = protocol == "dynamic"
         training = Training(
-            vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, settings, val_samples
+            vae, optimizer, x_train, y_train, rows, batch_size, samples, dynamic, seed, settings, val_samples
         )
         resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
         vae.history, run = training.history, Run(training, epochs)
@@ -306,6 +316,13 @@ def _validation_data(vae, x_train, y_train, validation, seed):
     order = generator(seed, SPLIT).permutation(n)
     val = np.sort(order[:n_val])
     return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
+
+
+def _protocol(binarize):
+    """The name of what is done with pixels, for a name or a bool."""
+    if isinstance(binarize, (bool, np.bool_)):
+        return "dynamic" if binarize else "grey"
+    return one_of("fit: binarize", binarize, PROTOCOLS)
 
 
 def _check_arguments(optimizer, patience, x_val, schedules, checkpoint):

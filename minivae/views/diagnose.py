@@ -19,6 +19,7 @@ from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
 from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
+from ..model.priors import StandardNormal
 from ..model.vae import check_vae, to_unit, unwarned
 from ..randomness import DIAGNOSIS, generator
 from .probe import Probe
@@ -334,7 +335,8 @@ def _dead_units(probe, report, x, y, z):
 def _posterior_width(probe, x, y, mu, log_var):
     """Whether the decoder wants draws of standard deviation exp(log_var), as from weights trained with that mistake."""
     vae = probe.vae
-    if type(vae.posterior) is not DiagonalGaussian or not isinstance(vae.bound, ELBO):
+    of_standard = type(vae.posterior) is DiagonalGaussian and type(vae.prior) is StandardNormal
+    if not of_standard or not isinstance(vae.bound, ELBO):
         return
     eps = probe.noise(len(x))
     losses = []
@@ -355,18 +357,15 @@ def _posterior_width(probe, x, y, mu, log_var):
 
 def _collapse(vae, report, x, y, mu, log_var, baseline, scores):
     D, kl, loss = vae.latent_dim, float(scores.kl.mean()), float(scores.negative_elbo.mean())
+    active = np.full(D, True)
     if type(vae.posterior) is DiagonalGaussian:
-        of_dims = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
         active = mu.var(axis=0) > ACTIVE
-        shown = " ".join(f"{each:.2f}" for each in of_dims[:12]) + " ..." * (D > 12)
-        report.note(
-            "dimensions used",
-            f"{active.sum()} of {D}; KL of each: {shown} nats",
-            active=int(active.sum()),
-            kl_of_dimensions=of_dims.tolist(),
-        )
-    else:
-        active = np.full(D, True)
+        used, facts = f"{active.sum()} of {D}", {"active": int(active.sum())}
+        if type(vae.prior) is StandardNormal:
+            of_dims = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
+            used += "; KL of each: " + " ".join(f"{each:.2f}" for each in of_dims[:12]) + " ..." * (D > 12) + " nats"
+            facts["kl_of_dimensions"] = of_dims.tolist()
+        report.note("dimensions used", used, **facts)
     untrained = baseline is not None and loss - baseline > 0.05 * abs(baseline)
     if not active.any() or kl < COLLAPSED and not untrained:
         yield Finding(
@@ -435,14 +434,19 @@ def _decoder(vae, report, x, y, z):
 def _samples(probe, report, z):
     """Do draws from the prior look like the codes of data?"""
     order = generator(probe.seed, DIAGNOSIS, 2).permutation(len(z))  # data may come sorted
-    vae, share = probe.vae, _told_apart(z[order], probe.noise(len(z), 1))
+    vae, prior = probe.vae, probe.prior(len(z))
+    share = _told_apart(z[order], prior, type(vae.prior) is StandardNormal)
     chance = 0.5 / math.sqrt(len(z) // 2 * 2)
     report.note("codes, prior", f"told apart in {share:.0%} of cases, where 50% +- {chance:.1%} is chance",
                 told_apart=share)  # fmt: skip
     if share < TOLD_APART:
         return
     spread = f"codes have standard deviations of {z.std(axis=0).min():.2g} to {z.std(axis=0).max():.2g} and means of "
-    spread += f"{z.mean(axis=0).min():.2g} to {z.mean(axis=0).max():.2g}, the prior 1 and 0. "
+    spread += f"{z.mean(axis=0).min():.2g} to {z.mean(axis=0).max():.2g}, the prior "
+    spread += "1 and 0. " if type(vae.prior) is StandardNormal else (
+        f"{prior.std(axis=0).min():.2g} to {prior.std(axis=0).max():.2g} and {prior.mean(axis=0).min():.2g} to "
+        f"{prior.mean(axis=0).max():.2g}. "
+    )  # fmt: skip
     if vae.beta < 1:
         yield Finding(
             "kl-weight", "warning", vae.beta, 1,
@@ -461,22 +465,30 @@ def _samples(probe, report, z):
         )  # fmt: skip
 
 
-def _told_apart(z, prior):
+def _told_apart(z, prior, is_standard=True):
     """How often a draw is rightly said to be a code or to be from the prior, by its ratio of Gaussian densities.
 
-    The codes' Gaussian is fitted to the first half of z; the others are judged, half of each kind.
+    The codes' Gaussian is fitted to the first half of z, and that of a prior other than N(0, I) to the first half of
+    its draws; the others are judged, half of each kind.
     """
     from scipy import stats
 
-    half = len(z) // 2
-    fitted, judged, others = z[:half], z[half:], prior[half:]
-    cov = np.atleast_2d(np.cov(fitted.T)) + 1e-6 * np.eye(z.shape[1])
-    if half < 10 * z.shape[1]:
-        cov = np.diag(np.diag(cov))
-    codes = stats.multivariate_normal(fitted.mean(axis=0), cov, allow_singular=True)
-    standard = stats.multivariate_normal(np.zeros(z.shape[1]))
-    right = [codes.logpdf(judged) > standard.logpdf(judged), codes.logpdf(others) <= standard.logpdf(others)]
+    half, D = len(z) // 2, z.shape[1]
+    (fitted, judged), (of_prior, others) = (z[:half], z[half:]), (prior[:half], prior[half:])
+    codes = _gaussian_of(fitted)
+    drawn = stats.multivariate_normal(np.zeros(D)) if is_standard else _gaussian_of(of_prior)
+    right = [codes.logpdf(judged) > drawn.logpdf(judged), codes.logpdf(others) <= drawn.logpdf(others)]
     return float(np.mean(np.concatenate([np.atleast_1d(each) for each in right])))
+
+
+def _gaussian_of(z):
+    """The Gaussian with the mean and the covariance of z (n, D); of few rows for D without correlations."""
+    from scipy import stats
+
+    cov = np.atleast_2d(np.cov(z.T)) + 1e-6 * np.eye(z.shape[1])
+    if len(z) < 10 * z.shape[1]:
+        cov = np.diag(np.diag(cov))
+    return stats.multivariate_normal(z.mean(axis=0), cov, allow_singular=True)
 
 
 def _variance(vae):

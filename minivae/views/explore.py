@@ -122,7 +122,7 @@ def encoder(vae, n=1):
         params = vae.parameters.named(a["parameters"]) | vae.constants
         rows = np.concatenate([a["x"], a["y"]], axis=1) if "y" in a else a["x"]
         stats, _ = vae.encoder.forward(within(params, "encoder"), rows)
-        mu, log_var = vae.posterior.split(stats)
+        mu, log_var = vae.posterior.moments(within(params, "posterior"), stats)
         return {"mu": mu, "log_var": log_var}
 
     return _program(vae, step, n, x=vae.input_dim, mu=vae.latent_dim, log_var=vae.latent_dim)

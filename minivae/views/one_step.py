@@ -62,6 +62,11 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
 
     The page is one HTML file without links, about 6 MB for a million weights.
     """
+    if vae.prior.n_inputs:
+        raise MiniVAEError(
+            f"one_step shows the pass of one example; the {type(vae.prior).__name__} sends its pseudo-inputs through "
+            "the encoder as well: take a model with another prior"
+        )
     optimizer = RMSprop() if optimizer is None else optimizer
     x = vae.check_input(np.reshape(x, (1, -1)))
     pixels = to_unit(x, vae.dtype)

@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from ..errors import MiniVAEError
 from ..model.posteriors import DiagonalGaussian
+from ..model.priors import StandardNormal
 from ..randomness import generator
 from .summary import Row, rows, shape_text
 
@@ -298,8 +299,9 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
     y           : (N,) integers, the classes
     class_names : a name for each class, written where most of it lies; its number by default
 
-    Circles are one, two and three standard deviations of the prior. With one latent dimension the posterior's standard
-    deviation is the vertical axis, and there are none. More than two are projected on the first two principal
+    Circles are one, two and three standard deviations of the prior; another prior than the standard normal is drawn in
+    the plane as lines of equal density, which hold 10, 50, 90 and 99% of it. With one latent dimension the posterior's
+    standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
     points, labels = _plane(*vae.encode(x))
@@ -318,21 +320,38 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
         if len(names) > MOST_LABELLED:
             ax.figure.colorbar(dots, ax=ax, label="class")
     if vae.latent_dim > 1:
-        _draw_prior(ax, 1.04 * np.abs(points).max())
+        _draw_prior(vae, ax, np.asarray(points))
     if y is not None and len(names) <= MOST_LABELLED:
         _label_classes(ax, points, y, names, colours)
     ax.set(title=f"{len(order):,} examples in the latent space", xlabel=labels[0], ylabel=labels[1])
     return ax.figure
 
 
-def _draw_prior(ax, reach):
-    """The prior's circles of one, two and three standard deviations, in a square around 0 that holds them."""
-    reach = max(reach, 3.2)
-    for radius in (1, 2, 3):
-        ax.add_patch(Circle((0, 0), radius, fill=False, color="black", linewidth=0.8, alpha=0.55))
-    ax.plot([], [], color="black", linewidth=0.8, alpha=0.55, label="the prior's 1, 2, 3 standard deviations")
-    ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+def _draw_prior(vae, ax, points):
+    """The standard normal's circles, in a square around 0 that holds all points (2, N); or another prior's density.
+
+    That is drawn as lines, where the plane is all of the latent space, in a square around the points.
+    """
+    line = {"color": "black", "linewidth": 0.8, "alpha": 0.55}
+    if type(vae.prior) is StandardNormal:
+        middle, reach = np.zeros(2), max(1.04 * np.abs(points).max(), 3.2)
+        for radius in (1, 2, 3):
+            ax.add_patch(Circle((0, 0), radius, fill=False, **line))
+        ax.plot([], [], label="the prior's 1, 2, 3 standard deviations", **line)
+    else:
+        ends = np.array([points.min(axis=1), points.max(axis=1)])
+        middle, reach = ends.mean(axis=0), max(0.55 * np.ptp(ends, axis=0).max(), 1e-3)
+    if type(vae.prior) is not StandardNormal and vae.latent_dim == 2:
+        z1, z2 = (np.linspace(centre - reach, centre + reach, 201) for centre in middle)
+        log_pz = vae.log_prior(np.stack(np.meshgrid(z1, z2), axis=-1).reshape(-1, 2)).reshape(201, 201)
+        drawn = vae.log_prior(vae.draw_prior(4000, generator(0)))
+        levels = np.unique(np.quantile(drawn, [0.01, 0.1, 0.5, 0.9]))
+        ax.contour(z1, z2, log_pz, levels, colors="black", linewidths=0.8, linestyles="solid", alpha=0.55)
+        ax.plot([], [], label="the prior: 10, 50, 90, 99% of it", **line)
+    if ax.lines:
+        ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    (left, bottom), (right, top) = middle - reach, middle + reach
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
 
 
 def _label_classes(ax, points, y, names, colours):
@@ -400,12 +419,12 @@ def kl_per_dimension(vae, x, ax=None):
         kl_d = mean over x of  1/2 (mu_d^2 + exp(log_var_d) - log_var_d - 1)
 
     nats per example. Grey are those that are no active units, see `VAE.active_units`. Raises MiniVAEError where the
-    posterior is no diagonal Gaussian.
+    posterior is no diagonal Gaussian, or the prior not the standard normal.
     """
-    if type(vae.posterior) is not DiagonalGaussian:
+    if type(vae.posterior) is not DiagonalGaussian or type(vae.prior) is not StandardNormal:
         raise MiniVAEError(
-            f"kl_per_dimension needs a DiagonalGaussian posterior, whose KL is a sum over dimensions, "
-            f"got {type(vae.posterior).__name__}"
+            f"kl_per_dimension needs a DiagonalGaussian posterior and the standard normal prior, whose KL is a sum "
+            f"over dimensions, got {type(vae.posterior).__name__} and {type(vae.prior).__name__}"
         )
     mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x))
     kl = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)

@@ -9,6 +9,7 @@ from ..errors import MiniVAEError
 from ..model.layers import ReLU, Sequential
 from ..model.likelihoods import Bernoulli, Categorical
 from ..model.parameters import within
+from ..model.priors import StandardNormal
 from ..randomness import DIAGNOSIS, generator
 
 ROWS, LEAST_ROWS = 10_000, 50  # examples that are looked at
@@ -39,6 +40,12 @@ class Probe:
     def noise(self, n, purpose=0):
         """eps (n, D)."""
         return generator(self.seed, DIAGNOSIS, purpose).standard_normal((n, self.vae.latent_dim))
+
+    def prior(self, n):
+        """Draws of z from the prior, (n, D)."""
+        if type(self.vae.prior) is StandardNormal:
+            return self.noise(n, 1)
+        return self.vae.draw_prior(n, generator(self.seed, DIAGNOSIS, 1)).astype(np.float64)
 
     def encode(self, x, y):
         """mu and log_var, (n, D)."""

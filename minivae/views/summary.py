@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..model.priors import StandardNormal
 from .tables import html_table, text_table
 
 
@@ -17,11 +18,16 @@ class Row:
 
 
 def rows(vae):
-    """The Rows of a model: the encoder's layers, the posterior's samples, the decoder's layers, other parts."""
+    """The Rows of a model: the encoder's layers, the posterior's samples, the decoder's layers, other parts.
+
+    The prior is among them where it is not the standard normal.
+    """
     table = _layer_rows(vae, "encoder", vae.encoder)
     table.append(_other_row(vae, "posterior", vae.posterior, (vae.latent_dim,)))
     table += _layer_rows(vae, "decoder", vae.decoder)
     table.append(_other_row(vae, "likelihood", vae.likelihood, (vae.input_dim,)))
+    if type(vae.prior) is not StandardNormal:
+        table.append(_other_row(vae, "prior", vae.prior, (vae.latent_dim,)))
     return table
 
 
@@ -53,7 +59,7 @@ def _counts(vae):
     table = rows(vae)
     counts = [
         f"{part} {count:,}"
-        for part in ("encoder", "decoder", "posterior", "likelihood")
+        for part in ("encoder", "decoder", "posterior", "likelihood", "prior")
         if (count := sum(row.parameters for row in table if row.part == part))
     ]
     return f"{vae.parameters.flat.size:,} parameters of {vae.dtype.name}: {' + '.join(counts)}"

@@ -8,6 +8,7 @@ from reference import models
 import minivae as mv
 from minivae.engine import backend as backends
 from minivae.engine.backend import Eager, NumpyBackend
+from minivae.gradcheck import flow_prior
 from minivae.training.state import Training
 
 ENGINES = ["numpy", "numba", "fake"]
@@ -48,6 +49,15 @@ def flows(*steps):
     return {"posterior": mv.FlowPosterior(list(steps))}
 
 
+def gates():
+    encoder = [mv.Dropout(0.2), mv.GatedDense(12, 7), mv.Residual([mv.Dense(7, 3), mv.ReLU(), mv.Dense(3, 7)])]
+    return [*encoder, mv.Dense(7, 6)], [mv.SideBySide([[mv.GatedDense(1, 3)], [mv.Dense(2, 5)]]), mv.Dense(8, 12)]
+
+
+def two_layers(top=None):
+    return lambda **options: mv.two_layers(12, (2, 3), 5, top, **options)
+
+
 # Name -> how to make the networks, the model's other parts, and how it is trained.
 MODELS = {
     "ELBO": (networks, {}, {}),
@@ -74,6 +84,22 @@ MODELS = {
     "two classes": (lambda: networks(14, 6, 5, 12), {"n_classes": 2}, {"samples": 2}),
     "more layers": (more_layers, {}, {"samples": 2}),
     "dropout": (dropouts, {}, {"samples": 2}),
+    "gates": (gates, {}, {"samples": 2}),
+    "mixture prior": (networks, {"prior": mv.MixturePrior(3, 4)}, {"samples": 2}),
+    "mixture prior of one": (networks, {"prior": mv.MixturePrior(3, 1)}, {}),
+    "VampPrior": (networks, {"prior": mv.VampPrior(3, 12, 5)}, {"binarize": True}),
+    "VampPrior of one": (networks, {"prior": mv.VampPrior(3, 12, 1)}, {"samples": 2}),
+    "VampPrior, dropout": (dropouts, {"prior": mv.VampPrior(3, 12, 11)}, {"bound": mv.ImportanceWeighted()}),
+    "VampPrior of images": (images, {"prior": mv.VampPrior(2, 36, 3)}, {}),
+    "flow prior": (networks, {"prior": flow_prior()}, {"samples": 2}),
+    "flow prior and posterior": (networks, {"prior": flow_prior(), **flows(mv.Planar(3))}, {}),
+    "two layers": (two_layers(), {}, {"whole": True, "samples": 2}),
+    "two layers, VampPrior": (
+        two_layers(mv.VampPrior(3, 12, 4)),
+        {"bound": mv.ImportanceWeighted()},
+        {"whole": True, "samples": 2},
+    ),
+    "two layers, VampPrior, one sample": (two_layers(mv.VampPrior(3, 12, 4)), {}, {"whole": True, "binarize": True}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),
@@ -97,11 +123,11 @@ MODELS = {
 def train(backend, name, dtype, kind):
     """The weights, the gradients and the losses after two epochs; the ragged last batch has 3 rows where not said."""
     make, parts, options = MODELS[name]
-    encoder, decoder = make()
     options = {"optimizer": mv.Adam(1e-3), "batch_size": 10, "epochs": 2} | options
     if "bound" in options:
         parts, options = parts | {"bound": options["bound"]}, {k: v for k, v in options.items() if k != "bound"}
-    vae = mv.VAE(encoder, decoder, backend=backend, dtype=dtype, seed=1, **parts)
+    settings = {"backend": backend, "dtype": dtype, "seed": 1} | parts
+    vae = make(**settings) if options.pop("whole", False) else mv.VAE(*make(), **settings)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (23, vae.input_dim), np.uint8)
     x = x if kind == "pixels" else rng.random(x.shape).astype(kind)

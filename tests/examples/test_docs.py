@@ -41,7 +41,7 @@ def split(part):
 
 def test_parts_of_ones_own_pass_their_checks_and_are_compiled(tmp_path):
     before, _ = split("class Softsign")
-    assert before.count("result.passed") == 4 and "optimizer=Adagrad" in before
+    assert before.count("result.passed") == 5 and "optimizer=Adagrad" in before
     process = program(tmp_path, before)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
@@ -140,7 +140,18 @@ def test_the_changelog_has_all_new_names_and_old_spellings():
     assert all(f"`{old}" in changes or f" {old}=" in changes for old in OLD_SPELLINGS)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "examples/README.md", "CHANGELOG.md"])
+def test_the_program_of_the_page_on_the_zoo(tmp_path):
+    page = (ROOT / "docs" / "zoo.md").read_text()
+    process = program(tmp_path, "\n\n".join(blocks(page)), "zoo.py")
+    assert (process.returncode, process.stderr) == (0, "") and process.stdout.endswith(" (3, 12)\n")
+    assert set(re.findall(r"^\| `(\w+\.py)`", page, re.M)) | {"__init__.py"} == {
+        path.name for path in Path(mv.__file__).parent.joinpath("zoo").glob("*.py")
+    }
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/extending.md", "docs/zoo.md", "examples/README.md", "CHANGELOG.md"]
+)
 def test_files_that_a_page_names_are_there(page):
     text, folder = (ROOT / page).read_text(), (ROOT / page).parent
     links = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text)

@@ -1,5 +1,6 @@
 """The examples on importance weighting, flows and anomalies, run as a user runs them, as briefly as they can be."""
 
+import csv
 import json
 
 import pytest
@@ -16,6 +17,43 @@ def test_iwae_mnist(bound, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert lines[-1].startswith(f"test NLL {result['test_nll']:.2f} nats (10 samples)")
     assert result["epochs"] == 2 and 100 < result["test_nll"] < 300 and 0 <= result["active_units"] <= 50
+
+
+@pytest.mark.parametrize("arm", ["standard", "vampprior", "two-layers", "two-vampprior"])
+def test_ladder(arm, tmp_path):
+    """Each rung, stopped after two epochs and resumed; one row for each finished run, which says how it ended."""
+    brief = [
+        "ladder.py",
+        *BRIEF,
+        "--arm",
+        arm,
+        "--nll-samples",
+        10,
+        "--nll-images",
+        20,
+        "--components",
+        3,
+        "--no-plots",
+    ]
+    run(*brief, "--epochs", 2, "--out", tmp_path)
+    lines = run(*brief, "--epochs", 3, "--out", tmp_path, "--resume").stdout.splitlines()
+    with open(tmp_path / "ladder.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["epochs"], first["ended"]) == ("2", "--epochs 2") and "ladder.py --dataset sample" in first["command"]
+    assert (second["epochs"], second["arm"], second["nll_images"]) == ("3", arm, "20")
+    assert second["data"] == "the bundled sample, first 200 only" and second["binarize"] == "dynamic"
+    assert -784 < float(second["elbo"]) < float(second["log_px"]) < 0
+    assert f"log p(x) {float(second['log_px']):.2f} nats (10 draws, 20 images)" in lines[-1]
+    assert "ended by --epochs 3" in lines[-2]
+    assert (tmp_path / f"sample-dynamic-{arm}-seed0" / "model.safetensors").exists()
+
+
+def test_priors(tmp_path):
+    process = run("priors.py", *BRIEF, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result) == 4 and all(-784 < each["log_px"] < 0 for each in result.values())
+    assert all(f"{name}: log p(x) {each['log_px']:.2f} nats" in process.stdout for name, each in result.items())
+    assert (tmp_path / "priors.png").stat().st_size > 10_000 and (tmp_path / "flow.safetensors").exists()
 
 
 @pytest.mark.parametrize("posterior", ["mean-field", "flow"])

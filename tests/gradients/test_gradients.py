@@ -11,9 +11,11 @@ from minivae.gradcheck import (
     check_layer,
     check_likelihood,
     check_posterior,
+    check_prior,
     checks,
 )
 from minivae.model import bounds, layers
+from minivae.zoo.mixture import log_weights, mixture_log_prob
 
 
 @pytest.mark.parametrize("name", checks())
@@ -23,7 +25,7 @@ def test_backward_pass(name, backend):
     assert result.passed, f"{result.name}: relative error {result.error:.1e} at {result.where}"
 
 
-@pytest.mark.parametrize("kind", [mv.Layer, mv.Likelihood, mv.Posterior, mv.Flow])
+@pytest.mark.parametrize("kind", [mv.Layer, mv.Likelihood, mv.Posterior, mv.Flow, mv.Prior])
 def test_the_table_covers_every_part(kind):
     """A part that is exported without a row in the table is a part that nobody checks."""
     classes = [exported for name in mv.__all__ if isinstance(exported := getattr(mv, name), type)]
@@ -110,6 +112,19 @@ class WrongFlow(mv.Planar):
         return values, lambda dz_out, dlog_det: (backward(dz_out, 0 * dlog_det)[0], *backward(dz_out, dlog_det)[1:])
 
 
+class WrongPrior(mv.MixturePrior):
+    """Gives the weights' gradients to their logits, as if the weights need not add up to 1."""
+
+    def log_prob(self, params, z):
+        log_pz, _ = super().log_prob(params, z)
+        log_var, log_w = params["log_var"], log_weights(params["logits"])[0]
+        _, backward = mixture_log_prob(z, params["mu"], log_var, log_w)
+        return log_pz, lambda dlog_pz: (
+            backward(dlog_pz)[0],
+            dict(zip(self.shapes(), backward(dlog_pz)[1:], strict=True)),
+        )
+
+
 def wrong_bound(log_px, kl, beta):
     """Forgets beta."""
     values, backward = bounds.elbo(log_px, kl, beta)
@@ -129,6 +144,7 @@ WRONG = {
     "parameter of a likelihood": (lambda b: check_likelihood(b, WrongVariance(), PIXELS), "params.log_var["),
     "posterior": (lambda b: check_posterior(b, WrongPosterior(), 6, "analytic"), "stats["),
     "flow": (lambda b: check_flow(b, WrongFlow(3), "flow"), "z["),
+    "prior": (lambda b: check_prior(b, WrongPrior(3, 4)), "params.logits["),
     "bound": (lambda b: check_bound(b, wrong_bound, "bound", (4,)), "kl["),
     "function": (lambda b: check_function(b, "function", wrong_function, x=PIXELS - 0.5), "x["),
 }

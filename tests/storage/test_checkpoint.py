@@ -30,21 +30,31 @@ PARTS = {
     "Flatten": mv.Flatten(),
     "ELBO": mv.ELBO(),
     "FlowPosterior": mv.FlowPosterior([mv.Planar(2)], base=mv.DiagonalGaussian()),
+    "FlowPrior": mv.FlowPrior([mv.InverseAutoregressive(2, 3), mv.InverseAutoregressive(2, 3, reverse=True)]),
+    "GatedDense": mv.GatedDense(3, 4, init="he_normal"),
     "Gaussian": mv.Gaussian(0.3, constants=False),
     "ImportanceWeighted": mv.ImportanceWeighted(),
     "InverseAutoregressive": mv.InverseAutoregressive(3, 5, context=2, reverse=True),
+    "MixturePrior": mv.MixturePrior(3, components=4),
     "Planar": mv.Planar(3),
     "PredictedVarianceGaussian": mv.PredictedVarianceGaussian(min_std=0.01),
     "RMSprop": mv.RMSprop(1e-4, rho=0.5, eps=1e-5),
     "ReLU": mv.ReLU(),
+    "Residual": mv.Residual([mv.Dense(3, 4), mv.Tanh(), mv.Dense(4, 3)]),
     "SGD": mv.SGD(1e-4, momentum=0.5),
     "Reshape": mv.Reshape((2, 2, 1)),
     "Sequential": mv.Sequential([mv.Dense(3, 4), mv.Tanh()]),
     "SharedVarianceGaussian": mv.SharedVarianceGaussian(0.5, min_std=0.01),
+    "SideBySide": mv.SideBySide([[mv.Dense(1, 2), mv.Tanh()], [mv.Dense(2, 3)]]),
     "Sigmoid": mv.Sigmoid(),
+    "StandardNormal": mv.StandardNormal(3),
     "Tanh": mv.Tanh(),
+    "TwoLayerPosterior": mv.TwoLayerPosterior([mv.Dense(5, 3)], [mv.Dense(2, 4), mv.Tanh()], [mv.Dense(7, 6)]),
+    "TwoLayerPrior": mv.TwoLayerPrior(mv.VampPrior(2, 5, 4), [mv.Dense(2, 3), mv.Tanh(), mv.Dense(3, 6)]),
+    "VampPrior": mv.VampPrior(3, 7, components=4),
+    "WithInput": mv.WithInput([mv.Dense(3, 4), mv.Tanh()]),
 }
-BASES = {"Bound", "Flow", "Layer", "Likelihood", "Optimizer", "Posterior"}
+BASES = {"Bound", "Flow", "Layer", "Likelihood", "Optimizer", "Posterior", "Prior"}
 
 UNREADABLE = "no checkpoint of minivae|damaged|does not make a model"
 
@@ -75,6 +85,9 @@ def x():
         {"dtype": "float64", "likelihood": mv.Bernoulli()},
         {"bound": mv.ImportanceWeighted(), "kl": "monte-carlo"},
         {"kl": "monte-carlo", "beta": np.float32(0.1)},
+        {"prior": mv.MixturePrior(2, 3)},
+        {"prior": mv.VampPrior(2, 7, 4), "bound": mv.ImportanceWeighted()},
+        {"prior": mv.FlowPrior([mv.InverseAutoregressive(2, 3)])},
     ],
 )
 def test_a_model_comes_back_the_same(path, x, options):

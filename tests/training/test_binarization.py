@@ -27,7 +27,7 @@ def batches(x, epochs=1, batch_size=100, **options):
         by_epoch.append(list(seen))
         seen.clear()
 
-    mv.fit(vae, x, epochs=epochs, batch_size=batch_size, binarize=True, callbacks=[turn], **options)
+    mv.fit(vae, x, epochs=epochs, batch_size=batch_size, callbacks=[turn], **{"binarize": "dynamic"} | options)
     return by_epoch
 
 
@@ -76,6 +76,49 @@ def test_the_thresholds_of_pixels_have_a_key_of_their_own(dtype):
     np.testing.assert_array_equal(seen, grey > drawn)
     purposes = [value for name, value in vars(randomness).items() if name.isupper()]
     assert len(purposes) > 9 and len(set(purposes)) == len(purposes)
+
+
+def in_order(batches):
+    """The rows of an epoch in an order of their own, whatever they were shuffled to."""
+    rows = np.concatenate(batches)
+    return rows[np.lexsort(rows.T)]
+
+
+def test_the_static_protocol_draws_once_whatever_the_seed():
+    x = np.random.default_rng(0).integers(0, 256, (50, 64), np.uint8)
+    first, second = batches(x, epochs=2, batch_size=20, binarize="static")
+    np.testing.assert_array_equal(in_order(first), in_order(second))
+    (other_seed,) = batches(x, batch_size=20, binarize="static", seed=9)
+    np.testing.assert_array_equal(in_order(first), in_order(other_seed))
+    np.testing.assert_array_equal(in_order(first), in_order([mv.binarize(x, seed=1) / 255]))
+
+
+def test_static_validation_data_share_no_noise_with_training_data():
+    x = np.full((30, 64), 128, np.uint8)
+    vae = small_vae(n_pixels=64)
+    history = mv.fit(vae, x, validation=x, epochs=1, batch_size=30, binarize="static")
+    assert history["val_loss"] == [vae.evaluate(mv.binarize(x)).loss]
+    assert 0.4 < (mv.binarize(x) != mv.binarize(x, seed=1)).mean() < 0.6
+
+
+def test_the_names_of_protocols_and_the_bools_for_them(tmp_path):
+    """A checkpoint names them as the bools, so those of earlier versions are resumed."""
+    x = np.random.default_rng(0).integers(0, 256, (20, 64), np.uint8)
+    for names in (("dynamic", True), ("grey", False)):
+        results = []
+        for name in names:
+            vae = small_vae(n_pixels=64)
+            mv.fit(vae, x, epochs=1, batch_size=10, binarize=name, checkpoint=tmp_path / f"{name}.npz")
+            results.append(vae.parameters.flat.copy())
+        np.testing.assert_array_equal(*results)
+        resume = mv.Checkpoint(tmp_path / f"{names[0]}.npz", resume=True)
+        mv.fit(small_vae(n_pixels=64), x, epochs=2, batch_size=10, binarize=names[1], checkpoint=resume)
+    with pytest.raises(mv.MiniVAEError, match="is of another training: binarize is True there and static here"):
+        resume = mv.Checkpoint(tmp_path / "dynamic.npz", resume=True)
+        mv.fit(small_vae(n_pixels=64), x, epochs=2, batch_size=10, binarize="static", checkpoint=resume)
+    for wrong in ("fixed", None, 1):
+        with pytest.raises(mv.MiniVAEError, match='binarize should be "grey", "dynamic" or "static", got'):
+            mv.fit(small_vae(n_pixels=64), x, binarize=wrong)
 
 
 def test_the_seed_of_fit_keys_the_pixels():

@@ -57,7 +57,7 @@ def directions(mu):
 class Given:
     """A model whose posterior means are given."""
 
-    posterior = mv.DiagonalGaussian()
+    posterior, prior = mv.DiagonalGaussian(), mv.StandardNormal(1)
 
     def __init__(self, mu):
         self.mu, self.latent_dim = mu, mu.shape[1]
@@ -111,6 +111,27 @@ def test_latent_space_has_the_priors_circles(vae, x):
     ax = plots.latent_space(vae, x).axes[0]
     assert [(circle.center, circle.radius) for circle in ax.patches] == [((0, 0), 1), ((0, 0), 2), ((0, 0), 3)]
     assert ax.get_xlim()[0] <= -3 and ax.get_ylim()[1] >= 3 and ax.get_aspect() == 1
+
+
+def test_latent_space_draws_another_priors_density(x):
+    """Here N((2, -1), 0.25 I): 90% of it lie within a radius of 0.5 sqrt(-2 log 0.1)."""
+    vae = mv.VAE([mv.Dense(16, 4)], [mv.Dense(2, 16)], prior=mv.MixturePrior(2, 1), dtype="float64")
+    vae.parameters["prior.mu"][...] = [2, -1]
+    vae.parameters["prior.log_var"][...] = np.log(0.25)
+    vae.parameters["encoder.0.W"][...] *= 4
+    vae.parameters["encoder.0.b"][:2] = [2, -1]
+    ax = plots.latent_space(vae, x).axes[0]
+    assert not ax.patches and ax.get_legend().get_texts()[0].get_text() == "the prior: 10, 50, 90, 99% of it"
+    (contours,) = (each for each in ax.collections if hasattr(each, "levels"))
+    radii = [np.linalg.norm(path.vertices - [2, -1], axis=1).mean() for path in contours.get_paths()]
+    np.testing.assert_allclose(radii[-3:], 0.5 * np.sqrt(-2 * np.log([0.1, 0.5, 0.9])), rtol=0.06)
+    mu = vae.encode(x)[0]
+    for d, (low, high) in enumerate((ax.get_xlim(), ax.get_ylim())):
+        assert low < mu[:, d].min() and mu[:, d].max() < high
+        assert high - low == pytest.approx(1.1 * np.ptp(mu, axis=0).max())
+    of_three = mv.VAE([mv.Dense(16, 6)], [mv.Dense(3, 16)], prior=mv.MixturePrior(3, 1))
+    ax = plots.latent_space(of_three, x).axes[0]
+    assert not ax.patches and ax.get_legend() is None and len(ax.collections) == 1
 
 
 def test_latent_space_colours_each_example_by_its_class(vae, x):

@@ -1,0 +1,89 @@
+"""Networks that fork: layers side by side, and layers whose input is handed on beside what they make of it."""
+
+import numpy as np
+
+from ..errors import MiniVAEError
+from ..model.layers import Layer, Sequential
+from ..model.parameters import Composite, joined, within
+
+
+class SideBySide(Composite, Layer):
+    """Networks side by side, each for columns of its own: y = [f_0(x_0), f_1(x_1), ...] for x = [x_0, x_1, ...].
+
+    networks : lists of layers, each of which fixes how many columns it takes, as Dense does
+
+    dx = [dx_0, dx_1, ...], each network's own. The parameters of layer j of network i are called "i.j.W".
+    """
+
+    def __init__(self, networks):
+        stacks = [Sequential(layers) for layers in networks]
+        for i, stack in enumerate(stacks):
+            if stack.input_shape is None or len(stack.input_shape) != 1:
+                raise MiniVAEError(f"SideBySide: network {i} should begin with a layer of known width, such as Dense")
+        if not stacks:
+            raise MiniVAEError("SideBySide: expected at least one network, got an empty list")
+        self.networks, self.stacks = [stack.layers for stack in stacks], stacks
+        self.input_shape = (sum(stack.input_shape[0] for stack in stacks),)
+
+    def parts(self):
+        return {str(i): stack for i, stack in enumerate(self.stacks)}
+
+    def uniform_shapes(self, input_shape):
+        return joined({name: stack.uniform_shapes(stack.input_shape) for name, stack in self.parts().items()})
+
+    def output_shape(self, input_shape):
+        if tuple(input_shape) != self.input_shape:
+            got = ", ".join(map(str, ("B", *input_shape)))
+            raise MiniVAEError(f"SideBySide expects (B, {self.input_shape[0]}), got ({got})")
+        return (sum(stack.output_shape(stack.input_shape)[0] for stack in self.stacks),)
+
+    def forward(self, params, x):
+        self.output_shape(x.shape[1:])
+        ys, backward_passes, start = [], {}, 0
+        for name, stack in self.parts().items():
+            stop = start + stack.input_shape[0]
+            y, backward_passes[name] = stack.forward(within(params, name), x[:, start:stop])
+            ys.append(y)
+            start = stop
+        widths = [y.shape[1] for y in ys]
+
+        def backward(dy):
+            dxs, grads, start = [], {}, 0
+            for width, (name, stack_backward) in zip(widths, backward_passes.items(), strict=True):
+                dx, grads[name] = stack_backward(dy[:, start : start + width])
+                dxs.append(dx)
+                start += width
+            return np.concatenate(dxs, axis=1), joined(grads)
+
+        return np.concatenate(ys, axis=1), backward
+
+
+class WithInput(Composite, Layer):
+    """A network, and its input handed on behind what it makes of it: y = [f(x), x].
+
+    dx = f's own + the part of dy that belongs to x. The parameters of layer i are called "i.W".
+    """
+
+    def __init__(self, layers):
+        self.f = Sequential(layers)
+        self.layers, self.input_shape = self.f.layers, self.f.input_shape
+        if self.input_shape is None or len(self.input_shape) != 1:
+            raise MiniVAEError("WithInput: expected rows of known width: begin with a layer such as Dense")
+
+    def parts(self):
+        return self.f.parts()
+
+    def uniform_shapes(self, input_shape):
+        return self.f.uniform_shapes(input_shape)
+
+    def output_shape(self, input_shape):
+        return (self.f.output_shape(input_shape)[0] + input_shape[0],)
+
+    def forward(self, params, x):
+        y, f_backward = self.f.forward(params, x)
+
+        def backward(dy):
+            dx, grads = f_backward(dy[:, : y.shape[1]])
+            return dx + dy[:, y.shape[1] :], grads
+
+        return np.concatenate([y, x], axis=1), backward

@@ -1,0 +1,227 @@
+"""Two layers of latent variables: z2 says what kind of example it is, z1 the rest, given z2.
+
+    p(x, z1, z2) = p(z2) p(z1 given z2) p(x given z1, z2)          q(z1, z2 given x) = q(z2 given x) q(z1 given x, z2)
+
+The bound. With z = (z1, z2) nothing changes: log p(x) >= E_q[log p(x given z) + log p(z) - log q(z given x)], and both
+densities of z are products, so
+
+    log p(x) >= E_q[log p(x given z1, z2) + log p(z1 given z2) + log p(z2) - log q(z1 given x, z2) - log q(z2 given x)]
+
+This is an ordinary VAE whose posterior and whose prior have two storeys. Its KL, log q - log p at the draws, has no
+closed form, as p(z1 given z2) depends on the draw of z2.
+
+The gradient. With z2 = mu2(x) + std2(x) eps2 and then z1 = mu1(x, z2) + std1(x, z2) eps1, the loss depends on z2 on
+five ways: the decoder, log p(z2), log p(z1 given z2), log q(z1 given x, z2), and z1 itself, which was drawn from what a
+network made of z2. On the way back they add up: the decoder's and the prior's dz come from outside; the posterior takes
+dz1 and dlog q through the network of q(z1 given x, z2), which gives one more dz2, and the sum goes on to mu2 and std2.
+
+Source: Tomczak & Welling 2018, "VAE with a VampPrior", section 4, equations 12 to 16; two stochastic layers before:
+Rezende, Mohamed & Wierstra 2014; Burda, Grosse & Salakhutdinov 2016.
+"""
+
+import numpy as np
+
+from ..errors import MiniVAEError
+from ..model.gaussian import LOG_2PI
+from ..model.layers import Dense, Sequential
+from ..model.likelihoods import Bernoulli
+from ..model.parameters import Composite, joined, within
+from ..model.posteriors import DiagonalGaussian, Posterior
+from ..model.priors import Prior, StandardNormal
+from ..model.vae import VAE
+from .branches import SideBySide, WithInput
+from .gated import GatedDense
+
+
+def gaussian_log_prob_of_sample(z, mu, log_var):
+    """log N(z; mu, exp(log_var)) of a z that is itself no constant.
+
+        log_pz = -1/2 sum_d ((z - mu)^2 / var + log_var + log 2 pi),   var = exp(log_var)
+
+    z, mu, log_var (N, D) -> log_pz (N,), nats
+
+    With n = (z - mu) / var:  dz = -n,  dmu = n,  dlog_var = 1/2 ((z - mu) n - 1), each times dlog_pz.
+    """
+    residual = z - mu
+    n = residual * np.exp(-log_var)
+
+    def backward(dlog_pz):
+        dlog_pz = dlog_pz[:, None]
+        return -dlog_pz * n, dlog_pz * n, dlog_pz * (0.5 * (residual * n - 1))  # dz, dmu, dlog_var
+
+    return -0.5 * np.sum(residual * n + log_var + LOG_2PI, axis=-1), backward
+
+
+class TwoLayerPosterior(Composite, Posterior):
+    """q(z1, z2 given x) = q(z2 given x) q(z1 given x, z2), diagonal Gaussians; z = [z1, z2].
+
+    of_x  : layers from x to what q(z1) sees of it
+    of_z2 : layers from z2 to what q(z1) sees of it
+    joint : layers from both, side by side, to the statistics of z1: (rows, 2 D1), mu first, then log_var
+
+    The encoder gives the statistics of z2 and then x itself, (B, 2 D2 + X), see `WithInput`; so what x has to say about
+    z1 is worked out once for all draws of z2. With a draw z2:
+        stats1 = joint([of_x(x), of_z2(z2)]),   log q(z) = log q(z1; stats1) + log q(z2; stats2)
+    """
+
+    begins_with_gaussian = True
+
+    def __init__(self, of_x, of_z2, joint):
+        self.stacks = {
+            name: Sequential(layers) for name, layers in (("of_x", of_x), ("of_z2", of_z2), ("joint", joint))
+        }
+        for name, stack in self.stacks.items():
+            if stack.input_shape is None or len(stack.input_shape) != 1:
+                raise MiniVAEError(f"TwoLayerPosterior: {name} should begin with a layer of known width, such as Dense")
+            setattr(self, name, stack.layers)
+        (self.n_inputs,), (self.dim2,) = self.stacks["of_x"].input_shape, self.stacks["of_z2"].input_shape
+        both = sum(self.stacks[name].output_shape(self.stacks[name].input_shape)[0] for name in ("of_x", "of_z2"))
+        (stats1,) = self.stacks["joint"].output_shape((both,))
+        self.dim1 = DiagonalGaussian().latent_dim(stats1)
+
+    def parts(self):
+        return self.stacks
+
+    def latent_dim(self, stats_dim):
+        wanted = 2 * self.dim2 + self.n_inputs
+        if stats_dim != wanted:
+            raise MiniVAEError(
+                f"TwoLayerPosterior: the encoder should give (B, {wanted}), the {2 * self.dim2} statistics of z2 and "
+                f"the {self.n_inputs} values of x, got (B, {stats_dim}): put its layers into WithInput"
+            )
+        return self.dim1 + self.dim2
+
+    def moments(self, params, stats):
+        """mu and log_var of q(z1 given x, z2 = mu2) and of q(z2 given x), side by side: (B, D1 + D2) each."""
+        mu2, log_var2 = DiagonalGaussian().split(stats[:, : 2 * self.dim2])
+        stats1, _ = self._statistics1(params, stats[:, 2 * self.dim2 :], mu2[None])
+        mu1, log_var1 = DiagonalGaussian().split(stats1)
+        return np.concatenate([mu1, mu2], axis=1), np.concatenate([log_var1, log_var2], axis=1)
+
+    def with_log_q(self, params, stats, eps):
+        (L, B, _), D1, D2 = eps.shape, self.dim1, self.dim2
+        gaussian = DiagonalGaussian()
+        (z2, log_q2), z2_backward = gaussian.with_log_q({}, stats[:, : 2 * D2], eps[..., D1:])
+        stats1, stats1_backward = self._statistics1(params, stats[:, 2 * D2 :], z2)
+        (z1, log_q1), z1_backward = gaussian.with_log_q({}, stats1, eps[..., :D1].reshape(1, L * B, D1))
+
+        def backward(dz, dlog_q):
+            dz1, dz2 = dz[..., :D1], dz[..., D1:]
+            dstats1, _ = z1_backward(dz1.reshape(1, L * B, D1), dlog_q.reshape(1, L * B))
+            dx, dz2_of_stats1, grads = stats1_backward(dstats1)
+            dstats2, _ = z2_backward(dz2 + dz2_of_stats1, dlog_q)
+            return np.concatenate([dstats2, dx], axis=1), grads
+
+        return (np.concatenate([z1.reshape(L, B, D1), z2], axis=-1), log_q1.reshape(L, B) + log_q2), backward
+
+    def _statistics1(self, params, x, z2):
+        """The statistics of q(z1 given x, z2), (L*B, 2 D1), from x (B, X) and z2 (L, B, D2); and back to both."""
+        L, B, _ = z2.shape
+        of = {name: within(params, name) for name in self.stacks}
+        h_x, x_backward = self.stacks["of_x"].forward(of["of_x"], x)
+        h_z2, z2_backward = self.stacks["of_z2"].forward(of["of_z2"], z2.reshape(L * B, -1))
+        H = h_x.shape[1]
+        h = np.concatenate([np.broadcast_to(h_x, (L, B, H)).reshape(L * B, H), h_z2], axis=1)
+        stats1, joint_backward = self.stacks["joint"].forward(of["joint"], h)
+
+        def backward(dstats1):
+            grads = {}
+            dh, grads["joint"] = joint_backward(dstats1)
+            dz2, grads["of_z2"] = z2_backward(dh[:, H:])
+            dx, grads["of_x"] = x_backward(np.sum(dh[:, :H].reshape(L, B, H), axis=0))  # all L draws saw the same x
+            return dx, dz2.reshape(z2.shape), joined(grads)
+
+        return stats1, backward
+
+
+class TwoLayerPrior(Composite, Prior):
+    """p(z1, z2) = p(z2) p(z1 given z2); z = [z1, z2].
+
+    top   : the prior of z2, such as StandardNormal(40) or VampPrior(40, 784)
+    below : layers from z2 to the statistics of z1: (rows, 2 D1), mu first, then log_var
+
+    log p(z) = log p(z2) + log N(z1; mu1(z2), exp(log_var1(z2))); so z2 gets a gradient from either.
+    """
+
+    def __init__(self, top, below):
+        if not isinstance(top, Prior):
+            raise MiniVAEError(f"TwoLayerPrior: top should be a prior such as StandardNormal(40), got {top!r}")
+        self.top, self.stack = top, Sequential(below)
+        if self.stack.input_shape != (top.dim,):
+            raise MiniVAEError(
+                f"TwoLayerPrior: {type(top).__name__} gives z2 of {top.dim} dimensions, but the layers below take "
+                f"{self.stack.input_shape}: make the first of them as wide"
+            )
+        (stats1,) = self.stack.output_shape(self.stack.input_shape)
+        self.below, self.n_inputs, self.components = self.stack.layers, top.n_inputs, top.components
+        self.dim1, self.dim2 = DiagonalGaussian().latent_dim(stats1), top.dim
+        self.dim = self.dim1 + self.dim2
+
+    def parts(self):
+        return {"top": self.top, "below": self.stack}
+
+    def pseudo_inputs(self, params):
+        u, u_backward = self.top.pseudo_inputs(within(params, "top"))
+        return u, lambda du: joined({"top": u_backward(du)})
+
+    def _of_top(self, params):
+        made = {"stats": params["stats"]} if "stats" in params else {}
+        return within(params, "top") | made
+
+    def log_prob(self, params, z):
+        z1, z2 = z[:, : self.dim1], z[:, self.dim1 :]
+        log_p2, top_backward = self.top.log_prob(self._of_top(params), z2)
+        stats1, below_backward = self.stack.forward(within(params, "below"), z2)
+        mu1, log_var1, split_backward = DiagonalGaussian().parts_of(stats1)
+        log_p1, normal_backward = gaussian_log_prob_of_sample(z1, mu1, log_var1)
+
+        def backward(dlog_pz):
+            dz1, dmu1, dlog_var1 = normal_backward(dlog_pz)
+            dz2_of_below, of_below = below_backward(split_backward(dmu1, dlog_var1))
+            dz2, of_top = top_backward(dlog_pz)
+            made = {"stats": of_top.pop("stats")} if "stats" in of_top else {}
+            grads = joined({"top": of_top, "below": of_below}) | made
+            return np.concatenate([dz1, dz2 + dz2_of_below], axis=1), grads
+
+        return log_p1 + log_p2, backward
+
+    def sample(self, params, n, rng):
+        z2 = self.top.sample(self._of_top(params), n, rng)
+        stats1, _ = self.stack.forward(within(params, "below"), z2)
+        mu1, log_var1 = DiagonalGaussian().split(stats1)
+        z1 = mu1 + np.exp(0.5 * log_var1) * rng.standard_normal((n, self.dim1), np.float32)
+        return np.concatenate([z1, z2], axis=1)
+
+
+def two_layers(n_in, latent=(40, 40), hidden=300, top=None, init="he_normal", **options):
+    """A VAE of two stochastic layers with gated networks, as in the VampPrior's paper.
+
+    n_in    : how many values an example has
+    latent  : D1 and D2, the dimensions of z1 and z2
+    hidden  : the width of all hidden layers
+    top     : the prior of z2, StandardNormal(D2) by default; such as VampPrior(D2, n_in, 500)
+    init    : as for `Dense`
+    options : of `VAE`, such as likelihood, backend and seed
+
+    In `encode`, `decode` and `sample` z is [z1, z2], of D1 + D2 dimensions. Its networks:
+        q(z2 given x)      x - hidden - hidden - 2 D2
+        q(z1 given x, z2)  [x - hidden, z2 - hidden] - hidden - 2 D1
+        p(z1 given z2)     z2 - hidden - hidden - 2 D1
+        p(x given z1, z2)  [z1 - hidden, z2 - hidden] - hidden - x
+    """
+    D1, D2 = latent
+    likelihood = Bernoulli() if options.get("likelihood") is None else options["likelihood"]
+
+    def gated(*widths):
+        return [GatedDense(n, m, init) for n, m in zip(widths, widths[1:], strict=False)]
+
+    def ending(n_out):
+        return Dense(hidden, n_out, init)
+
+    encoder = [WithInput([*gated(n_in, hidden, hidden), ending(2 * D2)])]
+    decoder = [SideBySide([gated(D1, hidden), gated(D2, hidden)]), *gated(2 * hidden, hidden)]
+    joint = [*gated(2 * hidden, hidden), ending(2 * D1)]
+    posterior = TwoLayerPosterior(gated(n_in, hidden), gated(D2, hidden), joint)
+    prior = TwoLayerPrior(top or StandardNormal(D2), [*gated(D2, hidden, hidden), ending(2 * D1)])
+    decoder.append(ending(likelihood.params_dim(n_in)))
+    return VAE(encoder, decoder, **options | {"likelihood": likelihood, "posterior": posterior, "prior": prior})
