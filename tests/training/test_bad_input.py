@@ -66,7 +66,7 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
     [
         (lambda: mv.Dense(0, 3), "n_in should be an integer of at least 1, got 0"),
         (lambda: mv.Dense(3, 2.5), "n_out should be an integer of at least 1, got 2.5"),
-        (lambda: mv.Dense(3, 2, init="he"), 'init should be "glorot_uniform" or "glorot_normal", got'),
+        (lambda: mv.Dense(3, 2, init="he"), 'init should be "glorot_uniform", "glorot_normal" or "he_normal", got'),
         (lambda: mv.VAE([], [mv.Dense(2, 6)]), "at least one layer"),
         (lambda: mv.VAE(["Dense"], [mv.Dense(2, 6)]), "layer 0 should be a layer"),
         (lambda: mv.VAE([mv.ReLU()], [mv.Dense(2, 6)]), "encoder has no layer that fixes its input size"),
@@ -171,7 +171,7 @@ def test_bad_eps(shape):
         ({"batch_size": 0}, "batch_size should be an integer of at least 1, got 0"),
         ({"batch_size": True}, "batch_size should be an integer of at least 1, got True"),
         ({"seed": -1}, "fit: seed should be an integer of at least 0, got -1"),
-        ({"binarize": "yes"}, "fit: binarize should be True or False, got 'yes'"),
+        ({"binarize": "yes"}, 'fit: binarize should be "grey", "dynamic" or "static", got .yes'),
         (
             {"schedules": {"lr": lambda epoch: None}},
             "learning rate should be a positive number, the schedule gave None",

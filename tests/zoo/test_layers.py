@@ -102,8 +102,8 @@ def test_a_residual_block_broadcasts_nothing():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: mv.GatedDense(0, 3), "GatedDense: n_in must be a positive integer, got 0"),
-        (lambda: mv.GatedDense(3, 3, "xavier"), "GatedDense: init must be one of"),
+        (lambda: mv.GatedDense(0, 3), "GatedDense: n_in should be an integer of at least 1, got 0"),
+        (lambda: mv.GatedDense(3, 3, "xavier"), 'GatedDense: init should be "glorot_uniform"'),
         (lambda: mv.GatedDense(3, 2).output_shape((4,)), r"GatedDense\(3, 2\) expects \(B, 3\), got \(B, 4\)"),
         (
             lambda: mv.VAE([mv.Residual([mv.Dense(3, 2)])], [mv.Dense(1, 3)]),
