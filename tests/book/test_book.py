@@ -63,3 +63,24 @@ def test_page(page):
     with_links, n_links = linked(page)
     assert text == with_links, "a link leads to another line than the quoted one: python tests/book/links.py mends that"
     assert n_links == text.count("```python") > 0, "quoted code should follow a link to its file"
+
+
+def test_the_step_of_one_digit_is_that_of_by_hand():
+    """Each row of the tables is run, stands in by_hand.py, and gives what the page says."""
+    text, source = (ROOT / "docs/book/11-one-step.md").read_text(), (ROOT / "examples/by_hand.py").read_text()
+    _, names = worlds.one_step_world("")
+    shown = re.search(r"`eps` was drawn before: (.+?)\. The", text)[1]
+    rows = re.findall(r"^\| `(.+?)` \| (.+?) \|", text, re.M)
+    assert len(rows) == 17 and shown
+    for code, value in rows:
+        assert code.removeprefix("logits = ") in source, code
+        exec(code, names | {"np": np}, names)
+        result = np.concatenate([np.ravel(names[name]) for name in code.split(" = ")[0].split(", ")])
+        if value.startswith("("):
+            assert value == str(names[code.split(" = ")[0]].shape)
+        else:
+            np.testing.assert_allclose(result, [float(n) for n in re.findall(r"-?[\d.]+", value)], atol=6e-4)
+    np.testing.assert_allclose(names["eps"].ravel(), [float(n) for n in shown.split(", ")], atol=6e-4)
+    through_z, through_kl = map(float, re.search(r"the two are (\S+) and (\S+)\. The", text).groups())
+    assert through_z + through_kl == pytest.approx(names["dlog_var"][0, 0], abs=1e-3)
+    assert through_kl == pytest.approx((names["std"][0, 0] ** 2 - 1) / 2, abs=6e-4)

@@ -5,10 +5,14 @@ WORLDS[page](heading) -> names, python      for the equations under a heading of
     python : what the checks in the page's comments may use beside this module's names: all that stands in the function
 """
 
+from pathlib import Path
+from runpy import run_path
+
 import numpy as np
 from formulas import ZeroOutside
 from scipy import optimize, signal, special, stats
 
+from minivae import data
 from minivae.model.bounds import elbo, importance_weighted  # noqa: F401, the checks of the pages use them
 from minivae.model.flows import InverseAutoregressive, gated_step, planar, planar_direction  # noqa: F401
 from minivae.model.gaussian import reparameterize
@@ -340,6 +344,35 @@ def optimizer_world(heading):
     return names, locals()
 
 
+BY_HAND = run_path(str(Path(__file__).parents[2] / "examples" / "by_hand.py"))
+
+
+def one_step_world(heading):
+    """What examples/by_hand.py has for the first of the bundled digits, before its first step."""
+    rng, B = np.random.default_rng(0), 1
+    x = data.load("sample", limit=1).x_train.reshape(B, 784) / 255
+    p = BY_HAND["initial"](rng, 784)
+    W1, b1, W2, b2, W3, b3, W4, b4 = p
+    eps, sigmoid = rng.standard_normal((B, 2)), BY_HAND["sigmoid"]
+
+    _, (mu,), (log_var,) = BY_HAND["encode"](p, x)
+    std = np.exp(log_var / 2)
+
+    def reconstruction_loss(z):
+        _, logits = BY_HAND["decode"](p, z)
+        return -np.sum(x * special.log_expit(logits) + (1 - x) * special.log_expit(-logits))
+
+    def loss(mu, log_var):
+        std = np.exp(log_var / 2)
+        z = mu + std * NODES[:, None]
+        kl = np.sum(WEIGHTS @ (stats.norm.logpdf(z, mu, std) - stats.norm.logpdf(z)))
+        return reconstruction_loss(mu + std * eps) + kl
+
+    dz = gradient(reconstruction_loss, mu + std * eps)
+    names = {r"\epsilon": eps[0], r"\sigma": std, "dz": dz[0], "indices": {"d": range(2)}}
+    return names, locals()
+
+
 WORLDS = {
     "01-elbo": bound_world,
     "02-closed-form-kl": kl_world,
@@ -350,4 +383,5 @@ WORLDS = {
     "07-importance-weighting": importance_world,
     "08-flows": flow_world,
     "09-optimizers": optimizer_world,
+    "11-one-step": one_step_world,
 }
