@@ -8,6 +8,10 @@
    into a ring. The decoder of a VAE is such a function. Source: Doersch 2016, figure 2.
 3. KL(N(mu, S) || N(m, P)) with full covariances, against the diagonal special case that minivae trains with and
    against a mean over samples of log q - log p.
+4. Two estimates of the gradient of E_q[f(z)] by mu from one draw of z: the slope of f at z = mu + s eps, and f(z) times
+   eps / s, the score of q, with and without the mean of f taken off. All are right on average; how far do they
+   scatter? For f = |z|^2 / 2 by the number of dimensions, and for f = -log p(x given z) of VAEs trained for an epoch.
+   Source: Kingma & Welling 2014, section 2.2; Williams 1992. Derivation: docs/book/03-reparameterization.md.
 """
 
 import argparse
@@ -18,9 +22,14 @@ from common import at_least_1, check_writable, command, save_figures
 from matplotlib.figure import Figure
 from scipy import stats
 
+import minivae as mv
+from minivae import data
 from minivae.model.gaussian import gaussian_kl, reparameterize
+from minivae.model.parameters import within
 
 MU, STD = 2.0, 0.5
+ESTIMATES = {"slope of f at mu + s eps": "tab:blue", "score": "tab:red", "score, less the mean of f": "tab:orange"}
+DIMENSIONS, LATENTS, DIGITS = (1, 2, 4, 8, 16, 32, 64), (2, 8, 32), 8
 
 
 def two_samplers(rng, n):
@@ -106,6 +115,64 @@ def report_kl(rng, n):
     print(f"   the full covariance's diagonal alone would give {lost:.5f} nats less")
 
 
+def variances(f, slope, eps, std):
+    """The variance of each estimate of dE[f]/dmu from one draw, averaged over the dimensions.
+
+    f (L,) at L draws z = mu + std eps, its slope (L, D) there, eps (L, D), std (D,) -> one number for each of ESTIMATES
+    """
+    score = eps / std
+    estimates = slope, f[:, None] * score, (f - f.mean())[:, None] * score
+    return [estimate.var(axis=0).mean() for estimate in estimates]
+
+
+def variances_of_square(rng, n, D):
+    """For f = |z|^2 / 2, whose slope is z, and z from N(0, I)."""
+    z = rng.standard_normal((n, D))
+    return variances(0.5 * np.sum(z**2, axis=1), z, z, np.ones(D))
+
+
+def variances_of_decoder(rng, n, D, digits):
+    """For f = -log p(x given z) of a VAE after one epoch, averaged over some test digits x."""
+    vae = mv.mlp(784, hidden=(256,), latent=D)
+    mv.fit(vae, digits.x_train, epochs=1, batch_size=100, optimizer=mv.RMSprop(1e-3))
+    params, rows = dict(vae.parameters), []
+    x = digits.x_test[:DIGITS].reshape(DIGITS, 784) / 255
+    for one, mu, log_var in zip(x, *vae.encode(x), strict=True):
+        eps = rng.standard_normal((n, D))
+        logits, decoder_backward = vae.decoder.forward(within(params, "decoder"), mu + np.exp(0.5 * log_var) * eps)
+        log_px, likelihood_backward = vae.likelihood.log_prob({}, one[None], logits[:, None])
+        dlogits, _ = likelihood_backward(-np.ones_like(log_px))  # of f = -log p(x given z)
+        slope, _ = decoder_backward(dlogits[:, 0])
+        rows.append(variances(-log_px[:, 0], slope, eps, np.exp(0.5 * log_var)))
+    return np.mean(rows, axis=0)
+
+
+def report_gradients(square, decoder):
+    print("4. Variance of a gradient by mu from one draw: " + "; ".join(ESTIMATES))
+    for name, rows in (("|z|^2 / 2", square), ("-log p(x given z)", decoder)):
+        for D, row in rows.items():
+            print(f"   {name:17}  D = {D:2}  " + "  ".join(f"{value:12.4g}" for value in row))
+
+
+def draw_gradients(square, decoder):
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    D = np.array(DIMENSIONS)
+    formulas = np.ones(len(D)), (D + 2) * (D + 4) / 4, (D + 4) / 2
+    for i, ((name, color), formula) in enumerate(zip(ESTIMATES.items(), formulas, strict=True)):
+        left.plot(D, formula, color=color, linewidth=1)
+        left.plot(D, [square[d][i] for d in DIMENSIONS], "o", color=color, label=name)
+        right.plot(LATENTS, [decoder[d][i] for d in LATENTS], "o--", color=color, linewidth=1, label=name)
+    left.set(title="f(z) = |z|² / 2: measured (points), formula (lines)")
+    right.set(title="f(z) = -log p(x given z) of VAEs on digits")
+    for ax in (left, right):
+        ax.set(xscale="log", yscale="log", xlabel="dimensions of z", ylabel="variance of a gradient from one draw")
+        ax.set_xticks(DIMENSIONS, DIMENSIONS)
+        ax.minorticks_off()
+    left.legend(fontsize=9)
+    return figure
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=at_least_1, default=200_000)
@@ -120,7 +187,12 @@ def main():
     radii = np.linalg.norm(warp(z), axis=1)
     print(f"2. The warp puts points {radii.min():.2f} to {radii.max():.2f} away from 0; expected: 1 or more")
     report_kl(rng, arguments.draws)
-    save_figures(arguments, samplers=draw_samplers(*samplers), warp=draw_warp(z))
+    square = {D: variances_of_square(rng, arguments.draws, D) for D in DIMENSIONS}
+    digits = data.load("sample")
+    decoder = {D: variances_of_decoder(rng, min(2000, arguments.draws), D, digits) for D in LATENTS}
+    report_gradients(square, decoder)
+    figures = {"samplers": draw_samplers(*samplers), "warp": draw_warp(z)}
+    save_figures(arguments, **figures, **{"gradient-variance": draw_gradients(square, decoder)})
     print(f"figures in {arguments.out}")
 
 

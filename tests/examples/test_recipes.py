@@ -169,7 +169,13 @@ def test_reparameterization_tells_right_from_wrong(tmp_path):
     assert len(apart) == 3 and max(apart) < 4
     closed = re.search(r"diagonal against N\(0, I\) +(\S+)", text)[1]
     assert f"minivae's diagonal closed form     {closed}" in text
-    assert {path.name for path in tmp_path.iterdir()} == {"samplers.png", "warp.png"}
+    square = [list(map(float, row.split())) for row in re.findall(r"\|z\|\^2 / 2 +D = (.+)", text)]
+    assert len(square) == 7
+    for D, slope, score, less_mean in square:  # the variances derived in docs/book/03-reparameterization.md
+        assert (slope, score, less_mean) == pytest.approx((1, (D + 2) * (D + 4) / 4, (D + 4) / 2), rel=0.15)
+    for slope, score, less_mean in re.findall(r"-log p\(x given z\) +D = +\d+ +(\S+) +(\S+) +(\S+)", text):
+        assert 10 * float(slope) < float(less_mean) < float(score) / 10
+    assert {path.name for path in tmp_path.iterdir()} == {"samplers.png", "warp.png", "gradient-variance.png"}
 
 
 def test_thumbnails_are_small(tmp_path):
