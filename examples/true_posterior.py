@@ -254,7 +254,7 @@ def draw(images, panels, points):
             shown = [points[p > 0.01]]
             for q, color in zip(qs, ("tab:red", "black"), strict=True):
                 mu, two_std = q["mu"][0], 2 * np.exp(0.5 * q["log_var"][0])
-                panel.add_patch(Ellipse(mu, *(2 * two_std), fill=False, color=color, linewidth=1.2))
+                panel.add_patch(Ellipse(mu, *(2 * two_std), fill=False, color=color, linewidth=1.2, zorder=3))
                 shown += [mu + two_std, mu - two_std]
             low, high = np.vstack(shown).min(axis=0), np.vstack(shown).max(axis=0)
             center, half = (low + high) / 2, 0.55 * (high - low).max()
