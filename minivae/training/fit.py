@@ -5,12 +5,13 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import Interrupted, MiniVAEError, named
+from ..locks import locked
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
@@ -38,7 +39,8 @@ OLD_SPELLINGS = {
 class Checkpoint:
     """Where a training is kept after each epoch.
 
-    path   : a file; what was there is renamed to (path).previous, unless it is taken up
+    path   : a file; what was there is renamed to (path).previous, or (path).previous-2 and so on where there is one,
+             unless it is taken up. The file (path).lock keeps other trainings away from it meanwhile
     resume : go on from `path`, if it is there; model, data and arguments of `fit` must be the same, but for `epochs`.
              The result is the same, bit for bit, as without the interruption
     """
@@ -124,31 +126,39 @@ def fit(
     }
     settings = {key: storage.describe(value) for key, value in settings.items()} if checkpoint else None
     training = Training(vae, optimizer, x_train, y_train, rows, batch_size, samples, binarize, seed, settings)
-    resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
-    vae.history, run = training.history, Run(training, epochs)
-    _call(callbacks, "begin", run)
-    if checkpoint and not resumed:
-        training.save(checkpoint.path)
+    with _alone_with(checkpoint):
+        resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
+        vae.history, run = training.history, Run(training, epochs)
+        _call(callbacks, "begin", run)
+        if checkpoint and not resumed:
+            training.save(checkpoint.path)
 
-    bar = progress_bar(epochs * training.n_steps, "step", progress, training.steps_done())
-    with bar, ctrl_c() as pressed:
-        while not training.is_over(epochs):
-            if "beta" in schedules:
-                vae.beta = schedules["beta"](training.epoch)
-            if "lr" in schedules:
-                training.lr = schedules["lr"](training.epoch)
-            totals = _run_steps(training, bar, pressed)
-            if training.done == training.n_steps:
-                _end_epoch(training, totals, x_val, y_val)
-                bar.clear()  # so that what is printed now stands on lines of its own
-                _call(callbacks, "__call__", run)
-                bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
-            if checkpoint:
-                training.save(checkpoint.path)
-            if pressed():
-                raise _interrupted(training, checkpoint)
-    _call(callbacks, "end", run)
+        bar = progress_bar(epochs * training.n_steps, "step", progress, training.steps_done())
+        with bar, ctrl_c() as pressed:
+            while not training.is_over(epochs):
+                if "beta" in schedules:
+                    vae.beta = schedules["beta"](training.epoch)
+                if "lr" in schedules:
+                    training.lr = schedules["lr"](training.epoch)
+                totals = _run_steps(training, bar, pressed)
+                if training.done == training.n_steps:
+                    _end_epoch(training, totals, x_val, y_val)
+                    bar.clear()  # so that what is printed now stands on lines of its own
+                    _call(callbacks, "__call__", run)
+                    bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
+                if checkpoint:
+                    training.save(checkpoint.path)
+                if pressed():
+                    raise _interrupted(training, checkpoint)
+        _call(callbacks, "end", run)
     return training.history
+
+
+def _alone_with(checkpoint):
+    """Hold a checkpoint for one training; raises MiniVAEError where another one does, in whichever process."""
+    if not checkpoint:
+        return nullcontext()
+    return locked(f"{os.path.realpath(checkpoint.path)}.lock", f"the checkpoint {checkpoint.path}")
 
 
 def _run_steps(training, bar, pressed):
@@ -183,7 +193,14 @@ def _end_epoch(training, totals, x_val, y_val):
 def _call(callbacks, method, run):
     for callback in callbacks:
         if hasattr(callback, method):
-            getattr(callback, method)(run)
+            try:
+                getattr(callback, method)(run)
+            except OSError as error:  # whose text names the path
+                raise MiniVAEError(f"fit: the callback {_name(callback)} failed: {error}") from error
+
+
+def _name(callback):
+    return getattr(callback, "__name__", type(callback).__name__)
 
 
 def _interrupted(training, checkpoint):

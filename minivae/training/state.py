@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from ..errors import MiniVAEError
-from ..files import remove_leftovers
+from ..files import keep_previous, remove_leftovers
 from ..model.vae import Losses
 from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator
 from ..storage import checkpoint
@@ -150,7 +150,7 @@ class Training:
             if resume:
                 self.load(path)
                 return True
-            os.replace(path, f"{os.fspath(path)}.previous")
+            keep_previous(path)
         elif resume:
             print(f"there is no checkpoint {path} yet: starting from the beginning", file=sys.stderr)
         return False
