@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import at_least_1, check_writable, command, save_figures, write_json
+from common import at_least_1, command, own_folder, save_figures, write_json
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -109,7 +109,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/anomalies"), help="the folder for results")
     parser.add_argument("--no-plots", action="store_true", help="leave the figure out")
     arguments = parser.parse_args()
-    check_writable(arguments.out)
+    own_folder(arguments)
     results = {}
     for table in arguments.tables:
         print(f"{table}: area under the ROC curve, mean and standard deviation over {arguments.seeds} seeds")

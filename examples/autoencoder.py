@@ -15,7 +15,7 @@ that the model knows, so that it is reconstructed well and passes as normal, wit
 """
 
 import numpy as np
-from common import at_least_1, check_writable, command, data_parser, layers, print_data, save_figures
+from common import at_least_1, command, data_parser, layers, own_folder, print_data, save_figures
 from scipy.stats import rankdata
 
 import minivae as mv
@@ -177,7 +177,7 @@ def main():
     )
     arguments = parser.parse_args()
     dataset = data.load(arguments.dataset, arguments.data_dir, limit=arguments.limit)
-    check_writable(arguments.out)
+    own_folder(arguments, "autoencoder-plane.npz", "vae-plane.safetensors")
     print_data(dataset)
     compare(arguments, dataset)
     detect(arguments, dataset)

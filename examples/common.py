@@ -1,6 +1,7 @@
 """What the examples share: arguments, the lines that they print, and the files that they leave."""
 
 import argparse
+import atexit
 import json
 import os
 import platform
@@ -13,7 +14,9 @@ import numpy as np
 import minivae as mv
 from minivae import data
 from minivae.files import atomic_write
+from minivae.locks import results_folder
 
+CHECKPOINT = "checkpoint.safetensors"
 OPTIMIZERS = {"rmsprop": mv.RMSprop, "adam": mv.Adam, "sgd": mv.SGD}
 
 
@@ -61,10 +64,10 @@ def training_parser(description, out, datasets, **defaults):
 
 
 def start(arguments):
-    """The backend and the data set; prints what the run stands on, and makes sure that `--out` can be written."""
+    """The backend and the data set; prints what the run stands on, and takes `--out` for this run."""
     backend = mv.get_backend(arguments.backend)
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
-    check_writable(arguments.out)
+    own_folder(arguments, CHECKPOINT)
     told = "" if arguments.backend == "auto" else f"backend {backend.name}, "  # "auto" said what it chose
     print(f"{told}device {backend.device}, dtype {arguments.dtype}, seed {arguments.seed}")
     print_data(dataset)
@@ -82,15 +85,14 @@ def data_name(arguments, dataset):
     return names.get(dataset.name, "the bundled sample") + limit
 
 
-def check_writable(folder):
-    """Make the folder; raises MiniVAEError where no file can be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise mv.MiniVAEError(f"--out {folder} cannot be made: {error.strerror}; choose another folder") from None
-    with atomic_write(folder / ".writable"):
-        pass
-    (folder / ".writable").unlink()
+def own_folder(arguments, *checkpoints):
+    """Make `--out` and hold it until the program ends; raises MiniVAEError where it has results, or another run has it.
+
+    checkpoints : the names of files from which `--resume` goes on
+    """
+    folder = results_folder(arguments.out, checkpoints, getattr(arguments, "resume", False))
+    folder.__enter__()
+    atexit.register(folder.__exit__, None, None, None)
 
 
 def kept(arguments, validation="test"):
@@ -99,7 +101,7 @@ def kept(arguments, validation="test"):
     validation : what the validation data are called, "test" or "val"
     """
     return {
-        "checkpoint": mv.Checkpoint(arguments.out / "checkpoint.safetensors", resume=arguments.resume),
+        "checkpoint": mv.Checkpoint(arguments.out / CHECKPOINT, resume=arguments.resume),
         "callbacks": [mv.EpochPrinter(validation), mv.CSVWriter(arguments.out / "metrics.csv", validation)],
     }
 

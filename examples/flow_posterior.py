@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import at_least_1, check_writable, command, save_figures, write_json
+from common import at_least_1, command, own_folder, save_figures, write_json
 
 import minivae as mv
 from minivae.model.parameters import within
@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/flow-posterior"))
     parser.add_argument("--no-plots", action="store_true")
     arguments = parser.parse_args()
-    check_writable(arguments.out)
+    own_folder(arguments)
     make = {
         "planar": lambda i: mv.Planar(2),
         "iaf": lambda i: mv.InverseAutoregressive(2, 32, reverse=i % 2 == 1),

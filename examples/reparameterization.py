@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import at_least_1, check_writable, command, save_figures
+from common import at_least_1, command, own_folder, save_figures
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -179,7 +179,7 @@ def main():
     parser.add_argument("--seed", type=at_least_1, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/reparameterization"), help="the folder for figures")
     arguments = parser.parse_args()
-    check_writable(arguments.out)
+    own_folder(arguments)
     rng = np.random.default_rng(arguments.seed)
     samplers = two_samplers(rng, arguments.draws)
     report_samplers(*samplers)

@@ -14,6 +14,7 @@ from .errors import Interrupted, MiniVAEError
 
 ENGINES = "numpy", "numba", "cupy"
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
+CHECKPOINT = "checkpoint.safetensors"  # in --out
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 
@@ -157,6 +158,7 @@ def _pair(text):
 def train(arguments):
     from . import Checkpoint, CSVWriter, convnet, fit, mlp, model
     from .files import atomic_write
+    from .locks import results_folder
 
     dataset, backend = _data(arguments), get_backend(arguments.backend)
     is_pixels = dataset.x_train.dtype == np.uint8 or (dataset.x_train.min() >= 0 and dataset.x_train.max() <= 1)
@@ -179,30 +181,30 @@ def train(arguments):
         vae = convnet(dataset.shape, arguments.latent, arguments.conv, **options)
     else:
         vae = mlp(int(np.prod(dataset.shape)), arguments.latent, arguments.encoder, **options)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    print(f"{dataset!r}\n{vae.parameters.flat.size:,} parameters, {likelihood}, {backend.device}", flush=True)
+    with results_folder(arguments.out, [CHECKPOINT], arguments.resume):
+        print(f"{dataset!r}\n{vae.parameters.flat.size:,} parameters, {likelihood}, {backend.device}", flush=True)
 
-    def pair(x, y):
-        return (x, y) if arguments.conditional else x
+        def pair(x, y):
+            return (x, y) if arguments.conditional else x
 
-    optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
-    history = fit(
-        vae,
-        pair(dataset.x_train, dataset.y_train),
-        pair(dataset.x_test, dataset.y_test),
-        epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
-        checkpoint=Checkpoint(arguments.out / "checkpoint.safetensors", resume=arguments.resume),
-        callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True,
-    )  # fmt: skip
-    vae.save(arguments.out / "model.safetensors")
-    config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
-    with atomic_write(arguments.out / "config.json") as file:
-        file.write(json.dumps(config, indent=2).encode() + b"\n")
-    if not arguments.no_plots:
-        _draw(arguments.out, vae, history, dataset)
-    row = history[-1]
-    parts = f"reconstruction {row['val_reconstruction']:.2f}, KL {row['val_kl']:.2f}"
-    print(f"test loss {row['val_loss']:.2f} nats ({parts}) on {dataset.name}; results in {arguments.out}")
+        optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
+        history = fit(
+            vae,
+            pair(dataset.x_train, dataset.y_train),
+            pair(dataset.x_test, dataset.y_test),
+            epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
+            checkpoint=Checkpoint(arguments.out / CHECKPOINT, resume=arguments.resume),
+            callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True,
+        )  # fmt: skip
+        vae.save(arguments.out / "model.safetensors")
+        config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
+        with atomic_write(arguments.out / "config.json") as file:
+            file.write(json.dumps(config, indent=2).encode() + b"\n")
+        if not arguments.no_plots:
+            _draw(arguments.out, vae, history, dataset)
+        row = history[-1]
+        parts = f"reconstruction {row['val_reconstruction']:.2f}, KL {row['val_kl']:.2f}"
+        print(f"test loss {row['val_loss']:.2f} nats ({parts}) on {dataset.name}; results in {arguments.out}")
 
 
 def _draw(out, vae, history, dataset):

@@ -1,9 +1,12 @@
-"""Writing a file so that nothing is ever lost: the old contents or the new, whole, never a mixture."""
+"""Writing a file so that nothing is ever lost, the old contents or the new, whole; and opening only what is a file."""
 
+import errno
 import glob
+import itertools
 import os
 import secrets
-from contextlib import contextmanager
+import stat
+from contextlib import contextmanager, suppress
 
 from .errors import MiniVAEError
 
@@ -16,16 +19,22 @@ def atomic_write(path):
             file.write(...)
 
     The bytes go to a temporary file in the same folder, are forced to the disk, and only then renamed to
-    `path`; after an error, or a crash at any moment, `path` still has what it had before. Raises MiniVAEError
-    when the folder or the disk refuses.
+    `path`; after an error, or a crash at any moment, `path` still has what it had before. A file that was there
+    leaves its permissions and its owner to the new one. Raises MiniVAEError when the folder or the disk refuses, when
+    `path` may not be written to, and when it is something else than a file, such as a device.
     """
-    target = os.path.realpath(path)
-    temporary = f"{target}.{secrets.token_hex(4)}.tmp"
     try:
+        target = os.path.realpath(path)
+        before = _replaceable(target)
+        temporary = f"{target}.{secrets.token_hex(4)}.tmp"
+        # What replaces a private file is private from its first byte.
+        mode = 0o666 if before is None else stat.S_IMODE(before.st_mode) & 0o600
         try:
-            with open(temporary, "xb") as file:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 yield file
                 file.flush()
+                if before is not None:
+                    _take_over(file.fileno(), temporary, before)
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
@@ -35,10 +44,61 @@ def atomic_write(path):
         raise MiniVAEError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _replaceable(target):
+    """The status of the file that is to be replaced, or None where there is none."""
+    try:
+        status = os.stat(target)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise MiniVAEError(f"cannot write {target}: it is {kind(status)}, give the path of a file")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return status
+
+
+def _take_over(descriptor, path, before):
+    """Give a file the owner, where the system allows that, and the permissions of the one that it replaces."""
+    if hasattr(os, "fchown"):
+        now = os.fstat(descriptor)
+        if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+            with suppress(OSError):
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+    os.chmod(path, stat.S_IMODE(before.st_mode))
+
+
+def check_writable(path):
+    """Raise MiniVAEError where `atomic_write` could not begin to write to `path`; changes nothing."""
+    try:
+        with atomic_write(path):
+            raise _Enough
+    except _Enough:
+        pass
+
+
+class _Enough(Exception):
+    pass
+
+
 def remove_leftovers(path):
     """Remove the temporary files of writes to `path` that were killed; no other process may be writing to it."""
-    for leftover in glob.glob(glob.escape(os.path.realpath(path)) + ".????????.tmp"):
+    for leftover in glob.glob(glob.escape(os.path.realpath(path)) + "." + "[0-9a-f]" * 8 + ".tmp"):
         _remove(leftover)
+
+
+def keep_previous(path):
+    """Rename a file to `path`.previous, or to `path`.previous-2 and so on where that is taken: none is ever lost.
+
+    Raises MiniVAEError where `path` is no file, such as a folder, and where it cannot be renamed.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise MiniVAEError(f"{path} is {kind(status)}: give the path of a file")
+        names = (f"{os.fspath(path)}.previous{f'-{n}' * (n > 1)}" for n in itertools.count(1))
+        os.rename(path, next(name for name in names if not os.path.lexists(name)))
+    except OSError as error:
+        raise MiniVAEError(f"cannot rename {path}: {error.strerror or error}") from error
 
 
 def _remove(path):
@@ -46,3 +106,28 @@ def _remove(path):
         os.unlink(path)
     except OSError:
         pass  # it was never made, or its folder has gone: there is nothing left to tidy
+
+
+@contextmanager
+def reading(path):
+    """A file, opened to read its bytes. Raises MiniVAEError, also from inside the block, where that fails.
+
+    A device, a socket and a FIFO are refused before they are opened: to open one may wait for ever, and one may never
+    end.
+    """
+    try:
+        status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # open() says of folders what they are
+            raise MiniVAEError(f"cannot read {path}: it is {kind(status)}, give the path of a file")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise MiniVAEError(f"cannot read {path}: it does not fit into memory") from error
+
+
+def kind(status):
+    """What a path that is no file leads to, in words, from `os.stat` of it."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(status.st_mode), "a device")

@@ -8,6 +8,7 @@ import math
 
 from ..arguments import integer, text
 from ..arguments import path as check_path
+from ..files import check_writable
 from ..model.bounds import ELBO
 from ..model.likelihoods import Gaussian
 
@@ -87,6 +88,9 @@ class CSVWriter:
 
     def __call__(self, run):
         run.history.save_csv(self.path, self.validation)
+
+    def begin(self, run):
+        check_writable(self.path)  # rather than find out after the first epoch
 
     end = __call__  # for a training that was resumed when it had ended
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..arguments import array, flag, integer, number, one_of
 from ..arguments import path as check_path
 from ..arguments import seed as check_seed
 from ..errors import Interrupted, MiniVAEError, named, shown
+from ..locks import locked
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
@@ -46,7 +47,8 @@ STATIC_SEED = 1  # validation data are drawn with 0, so that no row shares its n
 class Checkpoint:
     """Where a training is kept after each epoch.
 
-    path   : a file; what was there is renamed to (path).previous, unless it is taken up
+    path   : a file; what was there is renamed to (path).previous, or (path).previous-2 and so on where there is one,
+             unless it is taken up. The file (path).lock keeps other trainings away from it meanwhile
     resume : go on from `path`, if it is there; model, data and arguments of `fit` must be the same, but for `epochs`.
              The result is the same, bit for bit, as without the interruption
     """
@@ -141,7 +143,7 @@ def fit(
         x_val = None if x_val is None else draw_pixels(x_val)
     if protocol == "static":
         x_train = draw_pixels(x_train, STATIC_SEED)
-    with _alone(vae):
+    with _alone(vae), _alone_with(checkpoint):
         settings = None
         if checkpoint:
             data = {"x_train": x_train, "x_val": x_val} | {
@@ -180,6 +182,13 @@ def fit(
                     raise _interrupted(training, checkpoint)
         _call(callbacks, "end", run)
     return training.history
+
+
+def _alone_with(checkpoint):
+    """Hold a checkpoint for one training; raises MiniVAEError where another one does, in whichever process."""
+    if not checkpoint:
+        return nullcontext()
+    return locked(f"{os.path.realpath(checkpoint.path)}.lock", f"the checkpoint {checkpoint.path}")
 
 
 @contextmanager
@@ -259,7 +268,14 @@ def _end_epoch(training, before, totals, x_val, y_val):
 def _call(callbacks, method, run):
     for callback in callbacks:
         if hasattr(callback, method):
-            getattr(callback, method)(run)
+            try:
+                getattr(callback, method)(run)
+            except OSError as error:  # whose text names the path
+                raise MiniVAEError(f"fit: the callback {_name(callback)} failed: {error}") from error
+
+
+def _name(callback):
+    return getattr(callback, "__name__", type(callback).__name__)
 
 
 def _interrupted(training, checkpoint):

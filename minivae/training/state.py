@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arguments import number
 from ..errors import MiniVAEError, shown
-from ..files import remove_leftovers
+from ..files import keep_previous, remove_leftovers
 from ..model.vae import CHECKED_ROWS, Losses
 from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator
 from ..storage import checkpoint
@@ -163,7 +163,7 @@ class Training:
             if resume:
                 self.load(path)
                 return True
-            os.replace(path, f"{os.fspath(path)}.previous")
+            keep_previous(path)
         elif resume:
             print(f"there is no checkpoint {path} yet: starting from the beginning", file=sys.stderr)
         return False

@@ -12,6 +12,7 @@ import pytest
 import minivae as mv
 from minivae import data
 from minivae.cli import main, parser
+from minivae.locks import results_folder
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(mv.__file__).parent.parent)}
 
@@ -81,9 +82,10 @@ def test_a_table(tmp_path, capsys):
     words = "--data", tmp_path / "t.csv", "--out", tmp_path / "run", "--epochs", 2, "--encoder", 5, "--backend", "numpy"
     out = succeed(capsys, "train", *words)
     assert "gaussian" in out and "test loss" in out and "on t.csv" in out
+    words = (*words[:3], tmp_path / "conditional", *words[4:])
     succeed(capsys, "train", *words, "--conditional", "--likelihood", "predicted-variance", "--no-plots")
-    assert mv.load(tmp_path / "run" / "model.safetensors").n_classes == 2
-    assert not (tmp_path / "run" / "samples.png").exists()
+    assert mv.load(tmp_path / "conditional" / "model.safetensors").n_classes == 2
+    assert not (tmp_path / "conditional" / "samples.png").exists()
 
 
 def test_a_folder_of_pictures_and_a_convolutional_network(tmp_path, capsys):
@@ -104,6 +106,18 @@ def test_resume(tmp_path, capsys):
     succeed(capsys, *words, "--epochs", 3, "--out", tmp_path / "parts", "--resume")
     whole, parts = (mv.load(tmp_path / name / "model.safetensors").parameters.flat for name in ("whole", "parts"))
     np.testing.assert_array_equal(whole, parts)
+
+
+def test_a_second_run_does_not_touch_the_results_of_the_first(trained, capsys):
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    words = ["train", "--data", "sample", "--limit", "60", "--backend", "numpy", "--out", str(trained)]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --out {trained} has results already") and "add --resume to go on" in line
+    with results_folder(trained, ["checkpoint.safetensors"], resume=True):
+        assert main([*words, "--resume"]) == 2
+    assert "is in use by process" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
 @pytest.mark.parametrize(

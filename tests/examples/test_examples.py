@@ -142,14 +142,19 @@ def test_saved_model_reconstructs(finished):
         (["--out", "file/below"], "file"),
     ],
 )
-def test_bad_arguments_leave_earlier_results_alone(arguments, message, tmp_path):
+def test_bad_arguments_leave_nothing_behind(arguments, message, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "metrics.csv").write_text("earlier")
     process = train("runs", "--epochs", 1, "--no-plots", *arguments, cwd=tmp_path, status=2)
     assert message in process.stderr
-    assert (tmp_path / "runs" / "metrics.csv").read_text() == "earlier"
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["metrics.csv"]
+    assert not list((tmp_path / "runs").rglob("*"))
+
+
+def test_results_of_an_earlier_run_are_neither_replaced_nor_mixed_with(finished):
+    before = {path.name: path.read_bytes() for path in finished[0].iterdir()}
+    process = train(finished[0], "--epochs", 1, "--hidden", 16, status=2)
+    assert process.stderr.startswith(f"error: --out {finished[0]} has results already (checkpoint.safetensors, config")
+    assert "add --resume to go on with that run, give another folder" in process.stderr
+    assert {path.name: path.read_bytes() for path in finished[0].iterdir()} == before
 
 
 def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
@@ -159,6 +164,8 @@ def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
         while not run.stdout.readline().startswith("  1/3 "):
             assert run.poll() is None
+        second = train(tmp_path, "--epochs", 3, "--hidden", 64, "--resume", status=2)
+        assert f"error: --out {tmp_path} is in use by process {run.pid}, which began" in second.stderr
         run.send_signal(signal.SIGINT)
         _, message = run.communicate(timeout=100)
     assert run.returncode == 130
