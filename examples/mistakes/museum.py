@@ -471,9 +471,9 @@ def page():
         "pass belongs to the forward pass, and nothing of whether the forward pass is right.", "",
         f"Measured: {EPOCHS} epochs of training on 1,000 of the bundled digits (784-64-2-64-784, batches of 100, seed "
         f"{SEED}), with the mistake and, in the same setting, without. The loss is what the training itself reports, "
-        "in nats per digit: with the mistake in it, if it is one of the loss. What follows the words 'test digits' is by "
-        "the right code. Compare within a mistake only: some have a setting of their own, which is named. One training "
-        "each: differences of a nat or two say little.", "",
+        "in nats per digit: with the mistake in it, if it is one of the loss. What follows the words 'test digits' is "
+        "by the right code. Compare within a mistake only: some have a setting of their own, which is named. One "
+        "training each: differences of a nat or two say little.", "",
         "Red: the loss as the training with the mistake reports it; grey: without the mistake.", "",
         f"![losses by epoch]({CURVES.name})", "",
         "Draws from the prior after the training:", "",
