@@ -270,6 +270,8 @@ def _call(callbacks, method, run):
         if hasattr(callback, method):
             try:
                 getattr(callback, method)(run)
+            except BrokenPipeError:  # the reader of what it prints has gone, which is no fault
+                raise
             except OSError as error:  # whose text names the path
                 raise MiniVAEError(f"fit: the callback {_name(callback)} failed: {error}") from error
 
