@@ -21,6 +21,7 @@ PAGES = sorted((ROOT / "docs" / "book").glob("[0-9]*.md"))
 DISPLAY = re.compile(r"^\$\$(.+?)\$\$\n((?:<!-- check: .+? -->\n)*)", re.M | re.S)
 COMPARE = {
     "=": lambda left, right: np.testing.assert_allclose(right, left, rtol=1e-5, atol=1e-7),
+    r"\approx": lambda left, right: np.testing.assert_allclose(right, left, rtol=1e-4),
     r"\ge": lambda left, right: np.testing.assert_array_less(right, left),
     r"\le": lambda left, right: np.testing.assert_array_less(left, right),
 }
@@ -53,7 +54,7 @@ def test_equation(page, heading, display, comments):
             right = read(side, left, names)
             assert np.shape(value) in (np.shape(right), ()) or np.shape(right) == (), (value, right)
             COMPARE[relation](value, right)
-            value = right if relation != "=" else value
+            value = right if relation in (r"\ge", r"\le") else value
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
