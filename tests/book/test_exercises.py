@@ -13,8 +13,6 @@ spec.loader.exec_module(exercises)
 
 SOLUTION = r"^<details>\n<summary>Solution</summary>\n\n(.+?)^</details>$"
 EXERCISE = re.compile(rf"^## Exercise: (.+?)\n(.+?){SOLUTION}", re.M | re.S)
-    r"^## Exercise: (.+?)\n(.+?)^<details>\n<summary>Solution</summary>\n\n(.+?)^</details>$", re.M | re.S
-)
 PAGES = sorted(BOOK.glob("[0-9]*.md"))
 FOUND = {
     f"{page.stem[:2]}: {title}": (before, solution)

@@ -371,7 +371,7 @@ def posterior_world(heading):
         return stats.norm.logpdf(x, z @ W + b, width).sum(axis=-1) + stats.norm.logpdf(z).sum(axis=-1)
 
     def elbo_of(mu, log_var):
-        """log p(x) less the divergence of two Gaussians, which has a closed form."""
+        """Log p(x) less the divergence of two Gaussians, which has a closed form."""
         return np.log(evidence) - kl_to_true(mu, log_var)
 
     def kl_to_true(mu, log_var):
