@@ -106,7 +106,7 @@ def kl_world(heading):
     def quadratic(v, M):
         return np.einsum("ni,ij,nj->n", v, M, v)
 
-    a, b, c = S[0, 0], S[0, 1], S[1, 1]
+    a, b, c, column = S[0, 0], S[0, 1], S[1, 1], np.array([[0.9], [-0.2]])
     to_standard = expectation(
         lambda z: stats.multivariate_normal(mean, S).logpdf(z) - stats.norm.logpdf(z).sum(axis=1), mean, S
     )
@@ -115,6 +115,8 @@ def kl_world(heading):
         r"\mu": mu, r"\sigma": std, r"\epsilon": eps, "z": z, "indices": {"d": range(3)}, "D": 2,
         r"\boldsymbol\mu": mean[:, None], r"\boldsymbol m": m[:, None], "S": S, "P": P,
     }  # fmt: skip
+    if heading == "Any two Gaussians":
+        names["z"] = column
     return names, locals()
 
 
