@@ -24,7 +24,7 @@ from ..model.layers import Sequential
 from ..model.optimizers import RMSprop
 from ..model.parameters import within
 from ..model.vae import to_unit
-from .explore import filled
+from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of
 
 TEMPLATE = Path(__file__).with_name("pages") / "one_step.html"
@@ -60,7 +60,8 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     optimizer : RMSprop(1e-3) by default, in the state in which a training starts
     seed      : of the noise that the page starts with
 
-    The page is one HTML file without links, about 6 MB for a million weights.
+    The page is one HTML file without links. It stays below 3 MB up to a million weights: where they are more than half
+    a million, they are rounded to 16 bits, as the page says.
     """
     if vae.prior.n_inputs:
         raise MiniVAEError(
@@ -74,6 +75,9 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
         raise MiniVAEError(f"one_step draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")
     labels = vae.labels.one_hot(vae.labels.check(y, 1), vae.dtype)
     weights = vae.backend.to_host(vae.parameters.flat).astype(vae.dtype)
+    rounded = weights.nbytes > 4 * MOST_WEIGHTS
+    if rounded:
+        weights = weights.astype("f2").astype(vae.dtype)
     arrays = {
         "x": pixels,
         "eps": np.random.default_rng(seed).standard_normal((1, 1, vae.latent_dim)).astype(vae.dtype),
@@ -94,7 +98,9 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
         "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],
     }  # fmt: skip
     text = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
-    return filled(TEMPLATE, title=html.escape(title), program=f"const page = {text};\nconst step = ({program.text})();")
+    about = "The weights are rounded to 16 bits for this page." if rounded else ""
+    program = f"const page = {text};\nconst step = ({program.text})();"
+    return filled(TEMPLATE, title=html.escape(title), about=about, program=program)
 
 
 # ---------------------------------------------------------------------------------------------- watching a model

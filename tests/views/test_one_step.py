@@ -90,6 +90,26 @@ def test_numbers_are_those_of_numpy(name, digit, tmp_path):
     np.testing.assert_allclose(second, expected(), 1e-5, 2e-5)
 
 
+@pytest.mark.skipif(node is None, reason="needs Node")
+def test_many_weights_are_rounded_to_16_bits(digit, tmp_path, monkeypatch):
+    """The page says so, and its losses are those of the rounded weights."""
+    monkeypatch.setattr("minivae.views.one_step.MOST_WEIGHTS", 1000)
+    vae, page = page_of("ELBO", digit, seed=5)
+    assert "rounded to 16 bits" in page
+    (tmp_path / "page.js").write_text(
+        f"{program_of(page)}\nstep.run(); console.log([...step.arrays.losses].join(' '));"
+    )
+    out = subprocess.run([node, tmp_path / "page.js"], capture_output=True, text=True, check=True).stdout
+    vae.parameters.flat[...] = vae.parameters.flat.astype("f2")
+    losses = vae.loss_and_gradients(digit.reshape(1, -1), np.random.default_rng(5).standard_normal((1, 1, 2)))
+    np.testing.assert_allclose(float(out.split()[0]), losses.loss, 1e-6)
+
+
+def test_a_convolutional_model_makes_a_page_below_3_megabytes(digit):
+    page = one_step(mv.convnet((28, 28)), digit)
+    assert len(page.encode()) < 3e6 and "rounded to 16 bits" in page
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_said_of_operations(name, digit):
     vae, page = page_of(name, digit)
