@@ -293,7 +293,7 @@ def main():
     with progress_bar(len(models) * len(x), "digit") as bar:
         for epoch, vae in models.items():
             found[epoch], log_posterior, ellipses = look(vae, x, points, cell, arguments, bar)
-            panels[epoch] = log_posterior[..., :5], ellipses[:5]
+            panels[epoch] = log_posterior[..., :5].copy(), ellipses[:5]
     results = {epoch: gaps(values) for epoch, values in found.items()}
     checks = {
         "grid, against one of twice the spacing": float(
