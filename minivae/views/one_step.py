@@ -225,7 +225,7 @@ class _Page:
             "kind": value.kind,
             "operands": [self.where(source) for source in value.inputs],
             "file": Path(line.file).name, "line": line.number, "text": line.text,
-        }  # fmt: skip
+        } | ({"windows": _met(value)} if value.name in ("correlate", "correlate_weights") else {})  # fmt: skip
 
     def operand(self, value):
         base = value.base
@@ -234,6 +234,23 @@ class _Page:
         if base.kind == "constant":
             return f"{base.ghost.flat[0]:.4g}" if (base.ghost == base.ghost.flat[0]).all() else "constant"
         return f"%{base.number}" if value is base else f"%{base.number} seen as {value.shape}".replace(",)", ")")
+
+
+def _met(value):
+    """What meets in the windows of a convolution, along both axes: for each pixel of the windows' result, pairs of a
+    pixel of x and a part of the kernel.
+    """
+    (windows,), (_, *sizes, _) = value.settings, value.inputs[0].shape
+    axes = []
+    for sweeps, size, result in zip((windows.down, windows.across), sizes, windows.size, strict=True):
+        pairs = [[] for _ in range(result)]
+        for sweep in sweeps:
+            parts = range(windows.kernel)[sweep.taps]
+            for i, pixel in enumerate(range(result)[sweep.pixels]):
+                start = sweep.start + i * sweep.step
+                pairs[pixel] += [[start + t, part] for t, part in enumerate(parts) if 0 <= start + t < size]
+        axes.append(pairs)
+    return axes
 
 
 def _functions(values):
