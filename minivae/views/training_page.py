@@ -30,8 +30,8 @@ def training_page(variants, x, x_test, y_test, class_names=None, batch_size=100,
 
     variants : title -> (a VAE, what is to be said about it); the first is chosen at first. All are trained with
                RMSprop from weights that the page draws anew, as `Dense` does
-    x        : images in uint8 to train on, (N, height, width), or as many of the first as fit into a page of 3 MB: 5,000
-               digits make one of 1.3 MB
+    x        : images in uint8 to train on, (N, height, width), of which the page takes as many as fit into 3 MB;
+               5,000 digits make one of 1.3 MB
     x_test   : images whose posterior means are shown, with their classes y_test (N,)
     """
     if x.dtype != np.uint8 or x.ndim != 3:
