@@ -238,8 +238,9 @@ def table(results):
 
 
 def draw(images, panels, points):
-    """A row for each model and a column for each digit: the true posterior, and the ellipses of both Gaussians."""
+    """A row for each model and a column for each digit: the true posterior, and both Gaussians at two sigma."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Ellipse
 
     figure = Figure(figsize=(1.7 * len(images), 1.75 * len(panels) + 1.2), layout="constrained")
@@ -264,6 +265,8 @@ def draw(images, panels, points):
             panel.locator_params(nbins=3)
             panel.tick_params(labelsize=7)
         row[0].set_ylabel(f"epoch {epoch}")
+    lines = [Line2D([], [], color=color) for color in ("tab:red", "black")]
+    figure.legend(lines, ["the encoder's q", "the best Gaussian"], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -290,7 +293,7 @@ def main():
     with progress_bar(len(models) * len(x), "digit") as bar:
         for epoch, vae in models.items():
             found[epoch], log_posterior, ellipses = look(vae, x, points, cell, arguments, bar)
-            panels[epoch] = log_posterior[..., :5], ellipses[:5]
+            panels[epoch] = log_posterior[..., :5].copy(), ellipses[:5]
     results = {epoch: gaps(values) for epoch, values in found.items()}
     checks = {
         "grid, against one of twice the spacing": float(

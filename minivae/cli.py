@@ -281,7 +281,8 @@ def explore(arguments):
     arguments.backend = "numpy"
     vae, dataset = _model(arguments), _data(arguments)
     shape = dataset.shape if len(dataset.shape) > 1 else None
-    title = f"The latent space of {arguments.model.name} on {dataset.name}"
+    name = arguments.model.parent.name if arguments.model.name == "model.safetensors" else arguments.model.name
+    title = f"The latent space of {name or 'a model'} on {dataset.name}"
     page = explore(vae, dataset.x_test, dataset.y_test, dataset.class_names or None, shape, title)
     _write(arguments.out, page)
 

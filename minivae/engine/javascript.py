@@ -28,6 +28,12 @@ LOGICAL = (np.logical_and, np.logical_or, np.logical_not, np.logical_xor)
 MOST_BYTES = 1 << 31  # of memory that a program may ask for
 PATCH_BYTES = 1 << 26  # of a convolution's patches at a time
 
+# From the 16 bits of a float to its value, where that is finite.
+FROM_HALF = """h => {
+    const sign = h & 0x8000 ? -1 : 1, exponent = h >> 10 & 31, fraction = h & 1023;
+    return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+}"""
+
 # What the expressions call, under the names that C gives them, and the matrix product.
 PRELUDE = """
 const {exp, expm1, log, log2, log10, log1p, sqrt, cbrt, sin, cos, tan, sinh, cosh, tanh, floor, ceil, trunc, asin, acos,
@@ -161,6 +167,7 @@ class Program:
             f"    const memory = new ArrayBuffer({-(-self.memory.used // 64) * 64});",
             *(f"    const {name} = new {kind}(memory);" for name, kind in kinds.items()),
             "    const decoded = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));",
+            f"    const halves = text => Float32Array.from(new Uint16Array(decoded(text).buffer), {FROM_HALF});",
             *(self._filled(array) for array in [*self._constants, *(array for _, array in views.values())]),
             "    const arrays = {",
             *(
@@ -189,12 +196,22 @@ class Program:
         return self._constants[-1]
 
     def _filled(self, array):
-        """The statement that puts an array's values into the memory; none where all are 0."""
+        """The statement that puts an array's values into the memory; none where all are 0.
+
+        Short where it can be: one number where all are the same, 16 bits for each where these have the same values.
+        """
         if not array.tobytes().strip(b"\0"):
             return ""
         kept = array.astype("float64") if array.dtype == np.int64 else array
+        view, place, first = TYPES[array.dtype.name], self.memory.place(array), kept.flat[0]
+        if np.isfinite(first) and kept.tobytes() == first.tobytes() * kept.size:
+            return f"    {view}.fill({float(first)!r}, {place}, {place + kept.size});"
+        if kept.dtype.kind == "f" and np.isfinite(kept).all() and np.abs(kept).max() < np.finfo("f2").max:
+            halves = kept.astype("f2")
+            if halves.astype(kept.dtype).tobytes() == kept.tobytes():
+                return f'    {view}.set(halves("{base64.b64encode(halves.tobytes()).decode()}"), {place});'
         text = base64.b64encode(kept.tobytes()).decode()
-        return f'    U1.set(decoded("{text}"), {self.memory.place(array) * array.itemsize});'
+        return f'    U1.set(decoded("{text}"), {place * array.itemsize});'
 
     # -------------------------------------------------------------------------------------------- statements
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.javascript import javascript
+from ..engine.javascript import FROM_HALF, javascript
 from ..errors import MiniVAEError
 from ..model.parameters import within
 from .plots import image_shape_of
@@ -22,12 +22,9 @@ COLOURS = (  # told apart by those who see red and green alike, too (Paul Tol's 
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#000000",
 )  # fmt: skip
 
-LOAD = """
+LOAD = f"""
 const numbers = (text, Type) => new Type(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
-const halves = bits => Float32Array.from(bits, h => {
-    const sign = h & 0x8000 ? -1 : 1, exponent = h >> 10 & 31, fraction = h & 1023;
-    return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
-});
+const halves = bits => Float32Array.from(bits, {FROM_HALF});
 """
 
 

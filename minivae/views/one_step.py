@@ -24,7 +24,7 @@ from ..model.layers import Sequential
 from ..model.optimizers import RMSprop
 from ..model.parameters import within
 from ..model.vae import to_unit
-from .explore import filled
+from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of
 
 TEMPLATE = Path(__file__).with_name("pages") / "one_step.html"
@@ -60,7 +60,8 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     optimizer : RMSprop(1e-3) by default, in the state in which a training starts
     seed      : of the noise that the page starts with
 
-    The page is one HTML file without links, about 6 MB for a million weights.
+    The page is one HTML file without links. It stays below 3 MB up to a million weights: where they are more than half
+    a million, they are rounded to 16 bits, as the page says.
     """
     if vae.prior.n_inputs:
         raise MiniVAEError(
@@ -74,6 +75,9 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
         raise MiniVAEError(f"one_step draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")
     labels = vae.labels.one_hot(vae.labels.check(y, 1), vae.dtype)
     weights = vae.backend.to_host(vae.parameters.flat).astype(vae.dtype)
+    rounded = weights.nbytes > 4 * MOST_WEIGHTS
+    if rounded:
+        weights = weights.astype("f2").astype(vae.dtype)
     arrays = {
         "x": pixels,
         "eps": np.random.default_rng(seed).standard_normal((1, 1, vae.latent_dim)).astype(vae.dtype),
@@ -94,7 +98,9 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
         "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],
     }  # fmt: skip
     text = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
-    return filled(TEMPLATE, title=html.escape(title), program=f"const page = {text};\nconst step = ({program.text})();")
+    about = "The weights are rounded to 16 bits for this page." if rounded else ""
+    program = f"const page = {text};\nconst step = ({program.text})();"
+    return filled(TEMPLATE, title=html.escape(title), about=about, program=program)
 
 
 # ---------------------------------------------------------------------------------------------- watching a model
@@ -219,7 +225,7 @@ class _Page:
             "kind": value.kind,
             "operands": [self.where(source) for source in value.inputs],
             "file": Path(line.file).name, "line": line.number, "text": line.text,
-        }  # fmt: skip
+        } | ({"windows": _met(value)} if value.name in ("correlate", "correlate_weights") else {})  # fmt: skip
 
     def operand(self, value):
         base = value.base
@@ -228,6 +234,23 @@ class _Page:
         if base.kind == "constant":
             return f"{base.ghost.flat[0]:.4g}" if (base.ghost == base.ghost.flat[0]).all() else "constant"
         return f"%{base.number}" if value is base else f"%{base.number} seen as {value.shape}".replace(",)", ")")
+
+
+def _met(value):
+    """What meets in the windows of a convolution, along both axes: for each pixel of the windows' result, pairs of a
+    pixel of x and a part of the kernel.
+    """
+    (windows,), (_, *sizes, _) = value.settings, value.inputs[0].shape
+    axes = []
+    for sweeps, size, result in zip((windows.down, windows.across), sizes, windows.size, strict=True):
+        pairs = [[] for _ in range(result)]
+        for sweep in sweeps:
+            parts = range(windows.kernel)[sweep.taps]
+            for i, pixel in enumerate(range(result)[sweep.pixels]):
+                start = sweep.start + i * sweep.step
+                pairs[pixel] += [[start + t, part] for t, part in enumerate(parts) if 0 <= start + t < size]
+        axes.append(pairs)
+    return axes
 
 
 def _functions(values):

@@ -22,6 +22,7 @@ TEMPLATE = Path(__file__).with_name("pages") / "training.html"
 STEPS = 64  # for which the page draws noise at a time
 GRID = 12  # decoded images along each side of the plane
 N_TEST = 300  # examples whose place in the plane is shown
+MOST_CHARACTERS = 2_600_000  # for pixels, so that a page stays below 3 MB
 
 
 def training_page(variants, x, x_test, y_test, class_names=None, batch_size=100, title="A training to watch"):
@@ -29,13 +30,18 @@ def training_page(variants, x, x_test, y_test, class_names=None, batch_size=100,
 
     variants : title -> (a VAE, what is to be said about it); the first is chosen at first. All are trained with
                RMSprop from weights that the page draws anew, as `Dense` does
-    x        : images in uint8 to train on, (N, height, width); 5,000 digits make a page of 1.5 MB
+    x        : images in uint8 to train on, (N, height, width), of which the page takes as many as fit into 3 MB;
+               5,000 digits make one of 1.3 MB
     x_test   : images whose posterior means are shown, with their classes y_test (N,)
     """
     if x.dtype != np.uint8 or x.ndim != 3:
         raise MiniVAEError(f"training_page: x should be (N, height, width) of uint8, got {x.shape} of {x.dtype}")
-    batch_size = min(batch_size, len(x))
     x_test, y_test = x_test[:N_TEST], np.asarray(y_test)[:N_TEST]
+    pixels = _packed(x, x_test)
+    while len(pixels) > MOST_CHARACTERS and len(x) > 1:
+        x = x[: max(1, int(0.98 * len(x) * MOST_CHARACTERS / len(pixels)))]
+        pixels = _packed(x, x_test)
+    batch_size = min(batch_size, len(x))
     facts = {
         "height": x.shape[1], "width": x.shape[2], "N": len(x), "nTest": len(x_test), "batch": batch_size,
         "names": list(map(str, class_names or range(int(y_test.max()) + 1))), "classes": y_test.tolist(),
@@ -43,7 +49,6 @@ def training_page(variants, x, x_test, y_test, class_names=None, batch_size=100,
         "variants": [_facts(name, vae, about) for name, (vae, about) in variants.items()],
     }  # fmt: skip
     programs = [_programs(vae, x, len(x_test), batch_size) for vae, _ in variants.values()]
-    pixels = base64.b64encode(gzip.compress(np.concatenate([x, x_test]).tobytes(), 9, mtime=0)).decode()
     program = [
         LOAD,
         f"const page = {json.dumps(facts).replace('<', chr(92) + 'u003c')};",
@@ -51,6 +56,10 @@ def training_page(variants, x, x_test, y_test, class_names=None, batch_size=100,
         f"const programs = [{', '.join(programs)}];",
     ]
     return filled(TEMPLATE, title=html.escape(title), program="\n".join(program))
+
+
+def _packed(x, x_test):
+    return base64.b64encode(gzip.compress(np.concatenate([x, x_test]).tobytes(), 9, mtime=0)).decode()
 
 
 def _facts(name, vae, about):

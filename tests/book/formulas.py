@@ -21,7 +21,7 @@ FUNCTIONS = {
     r"\mathrm{tr}": np.trace, r"\pi": math.pi, "e": math.e,
 }  # fmt: skip
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
-RELATION = re.compile(r"=|\\[gl]e(?![a-z])")
+RELATION = re.compile(r"=|\\(?:[gl]e|approx)(?![a-z])")
 
 
 def packed(text):

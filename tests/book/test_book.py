@@ -21,6 +21,7 @@ PAGES = sorted((ROOT / "docs" / "book").glob("[0-9]*.md"))
 DISPLAY = re.compile(r"^\$\$(.+?)\$\$\n((?:<!-- check: .+? -->\n)*)", re.M | re.S)
 COMPARE = {
     "=": lambda left, right: np.testing.assert_allclose(right, left, rtol=1e-5, atol=1e-7),
+    r"\approx": lambda left, right: np.testing.assert_allclose(right, left, rtol=1e-4),
     r"\ge": lambda left, right: np.testing.assert_array_less(right, left),
     r"\le": lambda left, right: np.testing.assert_array_less(left, right),
 }
@@ -53,7 +54,7 @@ def test_equation(page, heading, display, comments):
             right = read(side, left, names)
             assert np.shape(value) in (np.shape(right), ()) or np.shape(right) == (), (value, right)
             COMPARE[relation](value, right)
-            value = right if relation != "=" else value
+            value = right if relation in (r"\ge", r"\le") else value
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -84,3 +85,16 @@ def test_the_step_of_one_digit_is_that_of_by_hand():
     through_z, through_kl = map(float, re.search(r"the two are (\S+) and (\S+)\. The", text).groups())
     assert through_z + through_kl == pytest.approx(names["dlog_var"][0, 0], abs=1e-3)
     assert through_kl == pytest.approx((names["std"][0, 0] ** 2 - 1) / 2, abs=6e-4)
+
+
+def test_the_first_page_counts_the_checks():
+    checks = [check for page in PAGES for check in re.findall("<!-- check: (.+?) -->", page.read_text())]
+    sides = checks.count("as displayed")
+    text = " ".join((ROOT / "docs/book/README.md").read_text().split())
+    assert f"{len(checks)} equations are displayed in these chapters" in text
+    assert f"{len(checks) - sides} against the same thing got in another way" in text and f"; {sides}, such as" in text
+
+
+def test_the_first_page_leads_to_each_chapter():
+    links = set(re.findall(r"\]\((\d\d-[\w-]+\.md)\)", (ROOT / "docs/book/README.md").read_text()))
+    assert links == {page.name for page in PAGES}

@@ -77,6 +77,8 @@ def bound_world(heading):
         r"\mathrm{ELBO}": mean_over_q(np.log(Line.weight)), r"\mathrm{KL}(q \parallel p(z \mid x))": to_true,
         r"\beta": beta, r"\ell": log_px, r"\mathrm{KL}": kl, "L": 3, "indices": {"b": range(4), "l": range(3)},
     }  # fmt: skip
+    if heading.startswith("Exercise"):
+        names |= {"a": Line.slope, "m": Line.mean, r"\sigma": Line.std}
     return names, vars(Line) | locals()
 
 
@@ -104,10 +106,17 @@ def kl_world(heading):
     def quadratic(v, M):
         return np.einsum("ni,ij,nj->n", v, M, v)
 
+    a, b, c, column = S[0, 0], S[0, 1], S[1, 1], np.array([[0.9], [-0.2]])
+    to_standard = expectation(
+        lambda z: stats.multivariate_normal(mean, S).logpdf(z) - stats.norm.logpdf(z).sum(axis=1), mean, S
+    )
     names = {
+        "a": a, "b": b, "c": c,
         r"\mu": mu, r"\sigma": std, r"\epsilon": eps, "z": z, "indices": {"d": range(3)}, "D": 2,
         r"\boldsymbol\mu": mean[:, None], r"\boldsymbol m": m[:, None], "S": S, "P": P,
     }  # fmt: skip
+    if heading == "Any two Gaussians":
+        names["z"] = column
     return names, locals()
 
 
@@ -176,6 +185,8 @@ def likelihood_world(heading):
         names |= {r"\sigma": sigmas, "r": ((x - m) / sigmas) ** 2}
     if heading.startswith("Categorical"):
         names |= {"l": logits, "s": special.softmax(logits, axis=1), "c": np.eye(4)[levels]}
+    if heading.startswith("Exercise"):
+        names |= {"x": levels, "c": special.factorial(levels)}
 
     def categorical(logits):
         return np.sum(special.log_softmax(logits, axis=1)[np.arange(5), levels])
@@ -344,6 +355,53 @@ def optimizer_world(heading):
     return names, locals()
 
 
+def posterior_world(heading):
+    """x = z W + b with noise of width 0.8: the true posterior is normal, and slanted."""
+    rng, n, width = np.random.default_rng(9), 61, 0.8
+    W, b, x = np.array([[1.2, 0.4, 0.9], [0.3, 1.1, 0.8]]), *rng.normal(size=(2, 3))
+    precision = np.eye(2) + W @ W.T / width**2
+    true = stats.multivariate_normal(np.linalg.solve(precision, W @ (x - b)) / width**2, np.linalg.inv(precision))
+    evidence = stats.multivariate_normal(b, W.T @ W + width**2 * np.eye(3)).pdf(x)
+    axis = np.linspace(-5, 5, n)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
+    mu, log_var = np.array([0.1, 0.3]), np.array([-1.2, -1.6])
+    std = np.exp(log_var / 2)
+    nodes = np.stack(np.meshgrid(NODES, NODES), axis=-1).reshape(-1, 2)
+    weights = np.outer(WEIGHTS, WEIGHTS).ravel()
+
+    def log_joint(z):
+        return stats.norm.logpdf(x, z @ W + b, width).sum(axis=-1) + stats.norm.logpdf(z).sum(axis=-1)
+
+    def elbo_of(mu, log_var):
+        """Log p(x) less the divergence of two Gaussians, which has a closed form."""
+        return np.log(evidence) - kl_to_true(mu, log_var)
+
+    def kl_to_true(mu, log_var):
+        away, var = mu - true.mean, np.exp(log_var)
+        spread = np.diag(precision) @ var - 2 - np.log(np.linalg.det(precision)) - log_var.sum()
+        return 0.5 * (away @ precision @ away + spread)
+
+    best = optimize.minimize(lambda q: kl_to_true(q[:2], q[2:]), np.zeros(4), tol=1e-12, method="BFGS")
+    z = mu + std * nodes
+    q = stats.multivariate_normal(mu, np.diag(std**2))
+    l, bits = rng.normal(size=5), np.array([0, 1, 1, 0, 1])  # noqa: E741
+    u, q_1 = rng.normal(size=2), stats.multivariate_normal([0.2, -0.3], [[0.5, 0.2], [0.2, 0.4]])
+    scaled = stats.multivariate_normal(mu + std * q_1.mean, std[:, None] * q_1.cov * std)
+    names = {
+        "a": log_joint(points), "c": log_joint(points).max(), r"\Delta": axis[1] - axis[0], "p(x)": evidence,
+        "p": true.pdf(points), "q": q.pdf(points), "x": bits, "l": l,
+        r"p(x \mid z_{jk})": np.exp(log_joint(points)) / stats.norm.pdf(points).prod(axis=-1),
+        "p(z_{jk})": stats.multivariate_normal(np.zeros(2)).pdf(points),
+        r"p(0 \mid z)": stats.bernoulli.pmf(0, special.expit(l)).prod(),
+        r"\mathrm{ELBO}": elbo_of(mu, log_var), r"\mathrm{ELBO}^*": np.log(evidence) - best.fun,
+        r"E_\epsilon": lambda values: weights @ values, r"p(x, z)": np.exp(log_joint(z)),
+        "g": np.array([difference(lambda d, e=e: log_joint(z + d * e), 0.0) for e in np.eye(2)]),
+        r"\epsilon": nodes.T, r"\sigma": std, r"\Lambda": precision, "q_1(u)": q_1.pdf(u), "D": 2,
+        "indices": {"j": range(n), "k": range(n), "i": range(5), "d": range(2)},
+    }  # fmt: skip
+    return names, locals()
+
+
 BY_HAND = run_path(str(Path(__file__).parents[2] / "examples" / "by_hand.py"))
 
 
@@ -383,5 +441,6 @@ WORLDS = {
     "07-importance-weighting": importance_world,
     "08-flows": flow_world,
     "09-optimizers": optimizer_world,
+    "10-true-posterior": posterior_world,
     "11-one-step": one_step_world,
 }

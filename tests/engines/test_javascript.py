@@ -62,6 +62,21 @@ def training_step(vae, optimizer, x, y, options):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_arrays_begin_with_the_values_that_they_are_given(dtype, tmp_path):
+    """However they are written: as one number, in 16 bits, or as they are."""
+    halves = np.float16([0.1, -2.5, 6e-8, -65000, 1e-5, -0.0]).astype(dtype)
+    arrays = {"same": np.full(50, 1 / 3, dtype), "halves": halves, "minus": np.full(3, -0.0, dtype)}
+    arrays |= {"wide": np.array([1e5, 1], dtype), "others": np.array([0.1, 1e-9], dtype), "out": np.zeros(1, dtype)}
+    arrays |= {"infinite": np.array([np.inf, -np.inf, np.nan], dtype), "bytes": np.full(7, 3, "uint8")}
+    text = javascript(lambda a: {"out": a["same"][:1] * 1}, arrays)
+    assert ".fill(0.333" in text and text.count('.set(halves("') == 1
+    got = run(tmp_path, text, arrays, times=0)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+        np.testing.assert_array_equal(np.signbit(got[name]), np.signbit(array.astype("f8")), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", models.recipes())
 def test_recipes(name, dtype, tmp_path):
     vae, optimizer, options = models.recipes()[name](dtype=dtype)

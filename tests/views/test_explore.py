@@ -102,6 +102,11 @@ def test_it_is_one_file_below_3_megabytes(digits):
     assert "<title>&lt;b&gt;&amp;</title>" in page and "{{" not in page.split("<script>")[0]
 
 
+def test_a_convolutional_model_makes_a_page_below_3_megabytes(digits):
+    images = np.random.default_rng(0).integers(0, 256, (2000, 784), np.uint8)  # which nothing could compress
+    assert len(explore(mv.convnet((28, 28)), images, np.arange(2000) % 10).encode()) < 3e6
+
+
 def test_class_names_cannot_break_the_page(digits):
     names = ["</script><script>alert(1)</script>", *map(str, range(9))]
     page = explore(dense(784, 2), digits.x_test, digits.y_test, names)

@@ -1,18 +1,21 @@
 """The page on one step of training: its numbers are NumPy's, and what it says of them is so."""
 
+import itertools
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import minivae as mv
 from minivae import data
+from minivae.engine.convolution import Axis, Windows, correlate
 from minivae.views.explore import explore
-from minivae.views.one_step import one_step
+from minivae.views.one_step import _met, one_step
 
 node, chromium = shutil.which("node"), shutil.which("chromium")
 PACKAGE = Path(mv.__file__).parent
@@ -90,6 +93,26 @@ def test_numbers_are_those_of_numpy(name, digit, tmp_path):
     np.testing.assert_allclose(second, expected(), 1e-5, 2e-5)
 
 
+@pytest.mark.skipif(node is None, reason="needs Node")
+def test_many_weights_are_rounded_to_16_bits(digit, tmp_path, monkeypatch):
+    """The page says so, and its losses are those of the rounded weights."""
+    monkeypatch.setattr("minivae.views.one_step.MOST_WEIGHTS", 1000)
+    vae, page = page_of("ELBO", digit, seed=5)
+    assert "rounded to 16 bits" in page
+    (tmp_path / "page.js").write_text(
+        f"{program_of(page)}\nstep.run(); console.log([...step.arrays.losses].join(' '));"
+    )
+    out = subprocess.run([node, tmp_path / "page.js"], capture_output=True, text=True, check=True).stdout
+    vae.parameters.flat[...] = vae.parameters.flat.astype("f2")
+    losses = vae.loss_and_gradients(digit.reshape(1, -1), np.random.default_rng(5).standard_normal((1, 1, 2)))
+    np.testing.assert_allclose(float(out.split()[0]), losses.loss, 1e-6)
+
+
+def test_a_convolutional_model_makes_a_page_below_3_megabytes(digit):
+    page = one_step(mv.convnet((28, 28)), digit)
+    assert len(page.encode()) < 3e6 and "rounded to 16 bits" in page
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_said_of_operations(name, digit):
     vae, page = page_of(name, digit)
@@ -107,6 +130,20 @@ def test_what_is_said_of_operations(name, digit):
             if stage["name"] != "update":  # its line is in the sources that are shown
                 lines = {(f["file"], number) for f in stage["functions"] for number, _ in f["source"]}
                 assert (operation["file"], operation["line"]) in lines
+
+
+@pytest.mark.parametrize("way", ["convolution", "adjoint"])
+def test_the_products_of_a_convolution_add_up_to_its_value(way):
+    down, across = (getattr(Axis(large, small, 3, stride, 1), way)() for large, small, stride in ((7, 4, 2), (6, 6, 1)))
+    source, size = ((7, 6), (4, 6)) if way == "convolution" else ((4, 6), (7, 6))
+    windows, rng = Windows(down, across, size, 3), np.random.default_rng(0)
+    x, kernel = rng.normal(size=(1, *source, 2)), rng.normal(size=(3, 3, 2, 3))
+    rows, columns = _met(SimpleNamespace(settings=(windows,), inputs=(x, kernel)))
+    y = np.zeros((1, *size, 3))
+    for i, j in np.ndindex(size):
+        for (row, k), (column, part) in itertools.product(rows[i], columns[j]):
+            y[0, i, j] += x[0, row, column] @ kernel[k, part]
+    np.testing.assert_allclose(y, correlate(x, kernel, windows))
 
 
 def test_gradients_stand_beside_their_values(digit):

@@ -83,6 +83,14 @@ def test_a_page_of_5000_digits_is_below_3_megabytes():
     assert len(page) < 3e6 and not re.search(r"https?://|src=|@import|<link", page)
 
 
+def test_no_more_images_than_fit(digits, monkeypatch):
+    n_all = len(digits.x_train)
+    monkeypatch.setattr("minivae.views.training_page.MOST_CHARACTERS", 8_000)
+    page = training_page({"a": (model(), "")}, digits.x_train, digits.x_test[:20], digits.y_test[:20])
+    assert 5 < int(re.search(r'"N": (\d+)', page)[1]) < n_all
+    assert 6_000 < len(re.search(r'const pixels = "(.*?)"', page)[1]) <= 8_000
+
+
 def test_bad_input(digits):
     with pytest.raises(mv.MiniVAEError, match=r"x should be \(N, height, width\) of uint8, got"):
         training_page({"a": (model(), "")}, digits.x_train / 255, digits.x_test, digits.y_test)
