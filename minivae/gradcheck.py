@@ -141,7 +141,7 @@ def gradcheck(vae, x, eps=None, limit=30, y=None):
         others["y"] = vae.labels.one_hot(y, vae.dtype)
 
     def function(a):
-        (loss, _, _), backward = vae.forward(a, a["x"], a["eps"], a["beta"], a.get("y"), vae.free_bits)
+        (loss, _, _), backward = vae.forward(a, a["x"], a["eps"], a["beta"], a.get("y"), training=True)
         return (loss,), lambda cotangents: backward(*cotangents)
 
     return compare("VAE", vae.backend, function, vae.parameters.to_host(), others, limit)
