@@ -95,8 +95,8 @@ def check_regulariser(regulariser, posterior, prior):
         raise MiniVAEError(f"VAE: regulariser should be an instance such as MMD(), got {named(regulariser)}")
     if type(prior) is not StandardNormal:
         raise MiniVAEError(
-            f"VAE: {type(regulariser).__name__} is against the standard normal prior, not {type(prior).__name__}: leave "
-            "prior out"
+            f"VAE: {type(regulariser).__name__} is made for the standard normal prior, not {type(prior).__name__}: "
+            "leave prior out"
         )
     if regulariser.of_gaussians and not isinstance(posterior, DiagonalGaussian):
         raise MiniVAEError(
