@@ -86,7 +86,7 @@ def _operations(plan, group, names):
             line = str(value.line)
             yield _cut(f"  {line}  {value.line.text}", WIDTH)
         operands = ", ".join(_operand(source, names) for source in value.inputs)
-        call = _cut(f"    %{value.number} = {_name(value)}({operands})", 65)
+        call = _cut(f"    %{value.number} = {name_of(value)}({operands})", 65)
         written = _bytes_written(plan, value)
         yield f"{call:<66}{_shape(value):<19}{value.dtype!s:<9}{written:>12,}{flops(value):>14,}"
 
@@ -116,7 +116,8 @@ def _cut(text, width):
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _name(value):
+def name_of(value):
+    """What an operation is called: a ufunc's name, or what it is as a reduction."""
     return REDUCTIONS[value.function] if value.kind == "reduce" else value.name
 
 

@@ -64,6 +64,8 @@ def mutual_information_gap(mu, log_var, factors, samples=10_000, seed=0):
             f"mutual_information_gap: mu and log_var should be (N, D) with D at least 2, got {mu.shape} and "
             f"{log_var.shape}"
         )
+    if not (np.isfinite(mu).all() and np.isfinite(log_var).all()):
+        raise MiniVAEError("mutual_information_gap: mu or log_var has a NaN or an infinity: are the model's weights sound?")
     if factors.ndim != 2 or len(factors) != len(mu) or not factors.shape[1] or factors.dtype.kind not in "iub":
         raise MiniVAEError(
             f"mutual_information_gap: factors should be integers ({len(mu)}, F), a row for each example, got "

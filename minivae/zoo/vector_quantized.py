@@ -90,8 +90,9 @@ class VectorQuantized(Posterior):
     width      : d; what the encoder gives should be a multiple of it
     commitment : c, the weight of |s - sg(e)|^2 in training
 
-    Parameter codebook (K, d), one for all v, which starts uniform within +-1/K as in the authors' program. In training
-    the KL is followed by both losses, weighed by beta as it is itself.
+    Parameter codebook (K, d), one for all v. It starts at draws from N(0, I), as wide as what a fresh encoder gives; from
+    numbers within 1/K of 0 the encoder's vectors all chose a few entries. In training the KL is followed by both
+    losses, weighed by beta as it is itself.
     """
 
     has_analytic_kl = trains_otherwise = True
@@ -108,7 +109,7 @@ class VectorQuantized(Posterior):
         return {"codebook": (self.codes, self.width)}
 
     def initial(self, rng):
-        return {"codebook": rng.uniform(-1 / self.codes, 1 / self.codes, (self.codes, self.width))}
+        return {"codebook": rng.standard_normal((self.codes, self.width))}
 
     def constant_arrays(self):
         return {"positions": np.arange(self.codes)}
