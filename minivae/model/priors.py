@@ -25,8 +25,8 @@ class Prior(Part):
     training.
     """
 
-    dim = None
-    n_inputs = None
+    dim: int | None = None
+    n_inputs: int | None = None
     of_posterior = False
     components = 1
 
@@ -48,7 +48,7 @@ class Prior(Part):
 class StandardNormal(Prior):
     """p(z) = N(0, I), the only prior against which a KL is known in closed form; see `standard_normal_log_prob`."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int) -> None:
         self._check_counts(dim=dim)
         self.dim = int(dim)
 

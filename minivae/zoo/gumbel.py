@@ -100,7 +100,7 @@ class UniformCodes(Prior):
     categories : K
     """
 
-    def __init__(self, dim, categories):
+    def __init__(self, dim: int, categories: int) -> None:
         self._check_counts(dim=dim, categories=categories)
         self.dim, self.categories = int(dim), int(categories)
         if self.dim % self.categories:
@@ -127,7 +127,7 @@ class GumbelSoftmax(Posterior):
 
     has_analytic_kl = trains_otherwise = True
 
-    def __init__(self, categories, temperature=2 / 3):
+    def __init__(self, categories: int, temperature: float = 2 / 3) -> None:
         self.categories = integer("GumbelSoftmax: categories", categories, 2)
         if not 0 < number(temperature) < math.inf:
             raise MiniVAEError(f"GumbelSoftmax: temperature should be a positive number, got {shown(temperature)}")

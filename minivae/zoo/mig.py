@@ -17,6 +17,7 @@ factor is by how much the dimension that knows most of it is ahead of the next, 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..arguments import array, integer
 from ..arguments import seed as check_seed
@@ -38,18 +39,20 @@ class Disentanglement:
     entropies: np.ndarray
 
     @property
-    def gaps(self):
+    def gaps(self) -> np.ndarray:
         """The gap of each factor, (F,)."""
         second, first = np.sort(self.information, axis=0)[-2:]
         return (first - second) / self.entropies
 
     @property
-    def mig(self):
+    def mig(self) -> float:
         """The mean of the gaps."""
         return float(self.gaps.mean())
 
 
-def mutual_information_gap(mu, log_var, factors, samples=10_000, seed=0):
+def mutual_information_gap(
+    mu: ArrayLike, log_var: ArrayLike, factors: ArrayLike, samples: int = 10_000, seed: int = 0
+) -> Disentanglement:
     """The mutual information of each dimension of z and each factor, from which the gap follows: a Disentanglement.
 
     mu, log_var : of q(z given x) for all examples, (N, D), as `vae.encode(x)` gives them; D at least 2
@@ -65,7 +68,9 @@ def mutual_information_gap(mu, log_var, factors, samples=10_000, seed=0):
             f"{log_var.shape}"
         )
     if not (np.isfinite(mu).all() and np.isfinite(log_var).all()):
-        raise MiniVAEError("mutual_information_gap: mu or log_var has a NaN or an infinity: are the model's weights sound?")
+        raise MiniVAEError(
+            "mutual_information_gap: mu or log_var has a NaN or an infinity: are the model's weights sound?"
+        )
     if factors.ndim != 2 or len(factors) != len(mu) or not factors.shape[1] or factors.dtype.kind not in "iub":
         raise MiniVAEError(
             f"mutual_information_gap: factors should be integers ({len(mu)}, F), a row for each example, got "

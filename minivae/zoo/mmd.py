@@ -21,6 +21,7 @@ auto-encoders", algorithm 2; Gretton et al. 2012, "A kernel two-sample test", le
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class MMD(Regulariser):
              slope where codes are far out, narrow ones see the small
     """
 
-    def __init__(self, weight=500.0, widths=(0.25, 1.0, 4.0)):
+    def __init__(self, weight: float = 500.0, widths: Sequence[float] = (0.25, 1.0, 4.0)) -> None:
         if not 0 <= number(weight) < math.inf:
             raise MiniVAEError(f"MMD: weight should be a finite number of at least 0, got {shown(weight)}")
         if not isinstance(widths, (list, tuple)) or not widths or not all(0 < number(w) < math.inf for w in widths):

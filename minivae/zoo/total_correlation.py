@@ -23,6 +23,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..arguments import integer, number
 from ..arguments import seed as check_seed
@@ -30,7 +31,7 @@ from ..errors import MiniVAEError, shown
 from ..model.gaussian import LOG_2PI, standard_normal_log_prob
 from ..model.posteriors import DiagonalGaussian
 from ..model.regularisers import Regulariser
-from ..model.vae import check_vae
+from ..model.vae import VAE, check_vae
 from ..randomness import EVALUATION_NOISE, generator
 from .two_layers import gaussian_log_prob_of_sample
 
@@ -118,7 +119,7 @@ class BetaTC(Regulariser):
 
     of_gaussians = True
 
-    def __init__(self, n_examples, tc=6.0, mi=1.0, dimension_wise=1.0):
+    def __init__(self, n_examples: int, tc: float = 6.0, mi: float = 1.0, dimension_wise: float = 1.0) -> None:
         self.n_examples = integer("BetaTC: n_examples", n_examples)
         for name, weight in {"tc": tc, "mi": mi, "dimension_wise": dimension_wise}.items():
             if not 0 <= number(weight) < math.inf:
@@ -147,7 +148,7 @@ class KLParts:
     dimension_wise: float
 
 
-def kl_parts(vae, x, samples=1, seed=0, y=None):
+def kl_parts(vae: VAE, x: ArrayLike, samples: int = 1, seed: int = 0, y: ArrayLike | None = None) -> KLParts:
     """What the KL on x is made of, with q(z) the mean of q(z given x) over all rows of x: KLParts.
 
     It takes len(x)^2 densities for each dimension and sample: some thousand rows are a matter of seconds. The mutual

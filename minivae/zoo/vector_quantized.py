@@ -27,13 +27,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..arguments import integer, number
 from ..errors import MiniVAEError, shown
 from ..model.gaussian import LOG_VAR_MIN
 from ..model.parameters import within
 from ..model.posteriors import Posterior
-from ..model.vae import check_vae
+from ..model.vae import VAE, check_vae
 from .gumbel import UniformCodes, one_hot_of_largest
 
 
@@ -71,7 +72,7 @@ class CodebookPrior(UniformCodes):
 
     of_posterior = True
 
-    def __init__(self, dim, categories, width):
+    def __init__(self, dim: int, categories: int, width: int) -> None:
         self._check_counts(dim=dim, categories=categories, width=width)
         self.dim, self.categories, self.width = int(dim), int(categories), int(width)
         if self.dim % self.width:
@@ -97,7 +98,7 @@ class VectorQuantized(Posterior):
 
     has_analytic_kl = trains_otherwise = True
 
-    def __init__(self, codes=128, width=8, commitment=0.25):
+    def __init__(self, codes: int = 128, width: int = 8, commitment: float = 0.25) -> None:
         self.codes, self.width = integer("VectorQuantized: codes", codes, 2), integer("VectorQuantized: width", width)
         if not 0 <= number(commitment) < math.inf:
             raise MiniVAEError(
@@ -161,18 +162,18 @@ class CodebookUse:
     counts: np.ndarray
 
     @property
-    def used(self):
+    def used(self) -> int:
         """How many entries are chosen at all."""
         return int(np.count_nonzero(self.counts))
 
     @property
-    def perplexity(self):
+    def perplexity(self) -> float:
         """exp of the entropy of the choices: as many entries, chosen equally often, would be chosen as evenly."""
         p = self.counts[self.counts > 0] / self.counts.sum()
         return float(np.exp(-(p * np.log(p)).sum()))
 
 
-def codebook_use(vae, x, y=None):
+def codebook_use(vae: VAE, x: ArrayLike, y: ArrayLike | None = None) -> CodebookUse:
     """How often each entry of the codebook of a model with a VectorQuantized posterior is chosen on x: CodebookUse."""
     posterior = check_vae("codebook_use: vae", vae).posterior
     if not isinstance(posterior, VectorQuantized):

@@ -78,7 +78,7 @@ def test_recipes(name, dtype, tmp_path):
 def test_small_models(name, tmp_path):
     make, parts, options = MODELS[name]
     settings = parts | {"dtype": "float64", "seed": 1}
-    vae = make(**settings) if "whole" in options else mv.VAE(*make(), **settings)
+    vae = make(**settings) if options.get("whole") else mv.VAE(*make(), **settings)
     x = np.random.default_rng(0).random((40, vae.input_dim)).round()
     y = np.arange(40) % vae.n_classes if vae.n_classes else None
     known = ("samples", "binarize", "batch_size")
