@@ -17,7 +17,6 @@ factor is by how much the dimension that knows most of it is ahead of the next, 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..arguments import array, integer
 from ..arguments import seed as check_seed
@@ -51,7 +50,7 @@ class Disentanglement:
 
 
 def mutual_information_gap(
-    mu: ArrayLike, log_var: ArrayLike, factors: ArrayLike, samples: int = 10_000, seed: int = 0
+    mu: np.ndarray, log_var: np.ndarray, factors: np.ndarray, samples: int = 10_000, seed: int = 0
 ) -> Disentanglement:
     """The mutual information of each dimension of z and each factor, from which the gap follows: a Disentanglement.
 

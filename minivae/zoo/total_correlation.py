@@ -23,7 +23,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..arguments import integer, number
 from ..arguments import seed as check_seed
@@ -148,7 +147,7 @@ class KLParts:
     dimension_wise: float
 
 
-def kl_parts(vae: VAE, x: ArrayLike, samples: int = 1, seed: int = 0, y: ArrayLike | None = None) -> KLParts:
+def kl_parts(vae: VAE, x: np.ndarray, samples: int = 1, seed: int = 0, y: np.ndarray | None = None) -> KLParts:
     """What the KL on x is made of, with q(z) the mean of q(z given x) over all rows of x: KLParts.
 
     It takes len(x)^2 densities for each dimension and sample: some thousand rows are a matter of seconds. The mutual

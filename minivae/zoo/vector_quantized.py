@@ -27,7 +27,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..arguments import integer, number
 from ..errors import MiniVAEError, shown
@@ -91,8 +90,8 @@ class VectorQuantized(Posterior):
     width      : d; what the encoder gives should be a multiple of it
     commitment : c, the weight of |s - sg(e)|^2 in training
 
-    Parameter codebook (K, d), one for all v. It starts at draws from N(0, I), as wide as what a fresh encoder gives; from
-    numbers within 1/K of 0 the encoder's vectors all chose a few entries. In training the KL is followed by both
+    Parameter codebook (K, d), one for all v. It starts at draws from N(0, I), about as wide as what a fresh encoder gives;
+    near 0, where the authors start, a few entries were the nearest to all. In training the KL is followed by both
     losses, weighed by beta as it is itself.
     """
 
@@ -173,7 +172,7 @@ class CodebookUse:
         return float(np.exp(-(p * np.log(p)).sum()))
 
 
-def codebook_use(vae: VAE, x: ArrayLike, y: ArrayLike | None = None) -> CodebookUse:
+def codebook_use(vae: VAE, x: np.ndarray, y: np.ndarray | None = None) -> CodebookUse:
     """How often each entry of the codebook of a model with a VectorQuantized posterior is chosen on x: CodebookUse."""
     posterior = check_vae("codebook_use: vae", vae).posterior
     if not isinstance(posterior, VectorQuantized):
