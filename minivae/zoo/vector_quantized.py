@@ -90,9 +90,9 @@ class VectorQuantized(Posterior):
     width      : d; what the encoder gives should be a multiple of it
     commitment : c, the weight of |s - sg(e)|^2 in training
 
-    Parameter codebook (K, d), one for all v. It starts at draws from N(0, I), about as wide as what a fresh encoder gives;
-    near 0, where the authors start, a few entries were the nearest to all. In training the KL is followed by both
-    losses, weighed by beta as it is itself.
+    Parameter codebook (K, d), one for all v. It starts at draws from N(0, I), about as wide as what a fresh encoder
+    gives; near 0, where the authors start, a few entries were the nearest to all. Both losses are weighed by beta, as
+    the KL is.
     """
 
     has_analytic_kl = trains_otherwise = True
