@@ -159,7 +159,7 @@ def kl_parts(vae: VAE, x: np.ndarray, samples: int = 1, seed: int = 0, y: np.nda
     mu, log_var = (values.astype(np.float64) for values in vae.encode(x, y))
     rng, totals = generator(check_seed("kl_parts: seed", seed), EVALUATION_NOISE), np.zeros(4)
     step = max(1, VALUES // mu.size)
-    for start in [*range(0, len(mu), step)] * samples:
+    for start in (start for _ in range(samples) for start in range(0, len(mu), step)):
         own = mu[start : start + step], log_var[start : start + step]
         z = own[0] + np.exp(0.5 * own[1]) * rng.standard_normal(own[0].shape)
         log_q, log_product = log_aggregate(z, mu, log_var)[0]
