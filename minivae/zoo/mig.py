@@ -82,20 +82,22 @@ def mutual_information_gap(
     rows = rng.integers(0, len(mu), integer("mutual_information_gap: samples", samples))
     z = mu[rows] + np.exp(0.5 * log_var[rows]) * rng.standard_normal((len(rows), mu.shape[1]))
     shares = [np.bincount(of) / len(of) for of in values]
-    of_dimensions = zip(z.T, mu.T, log_var.T, strict=True)
-    information = [
-        [_information(z_j, rows, mu_j, log_var_j, of) for of in values] for z_j, mu_j, log_var_j in of_dimensions
-    ]
+    information = [_information(*each, rows, values) for each in zip(z.T, mu.T, log_var.T, strict=True)]
     return Disentanglement(np.array(information), np.array([-(p * np.log(p)).sum() for p in shares]))
 
 
-def _information(z, rows, mu, log_var, of):
-    """I(z; v) of one dimension: z (S,), drawn from the examples `rows`; mu, log_var and the values v of all (N,)."""
-    one_hot, total, step = np.eye(of.max() + 1)[of], 0.0, max(1, VALUES // len(mu))
+def _information(z, mu, log_var, rows, values):
+    """I(z; v_k) of one dimension for each factor, (F,): z (S,) is drawn from the examples `rows` (S,).
+
+    mu, log_var, and each of the `values` of factors, are of all examples, (N,)
+    """
+    kinds = [np.eye(of.max() + 1)[of] for of in values]  # one-hot
+    total, step = np.zeros(len(values)), max(1, VALUES // len(mu))
     for start in range(0, len(z), step):
         here = slice(start, start + step)
         log_q = -0.5 * ((z[here, None] - mu) ** 2 * np.exp(-log_var) + log_var + LOG_2PI)
         q = np.exp(log_q - log_q.max(axis=1, keepdims=True))  # what is taken out drops out of the ratio
-        of_values = q @ one_hot / one_hot.sum(axis=0)
-        total += np.log(of_values[np.arange(len(q)), of[rows[here]]] / q.mean(axis=1)).sum()
+        for k, (of, kind) in enumerate(zip(values, kinds, strict=True)):
+            given = (q @ kind / kind.sum(axis=0))[np.arange(len(q)), of[rows[here]]]
+            total[k] += np.log(given / q.mean(axis=1)).sum()
     return total / len(z)
