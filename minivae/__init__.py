@@ -25,6 +25,7 @@ from .model.more_layers import ELU, GELU, Dropout, LayerNorm, LeakyReLU, Softplu
 from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
 from .model.posteriors import DiagonalGaussian, Posterior
 from .model.priors import Prior, StandardNormal
+from .model.regularisers import Regulariser
 from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
@@ -32,10 +33,15 @@ from .views.diagnose import diagnose
 from .zoo.branches import SideBySide, WithInput
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
+from .zoo.gumbel import GumbelSoftmax, UniformCodes
+from .zoo.mig import Disentanglement, mutual_information_gap
 from .zoo.mixture import MixturePrior
+from .zoo.mmd import MMD
 from .zoo.residual import Residual
+from .zoo.total_correlation import BetaTC, KLParts, kl_parts
 from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior, two_layers
 from .zoo.vamp import VampPrior
+from .zoo.vector_quantized import CodebookPrior, CodebookUse, VectorQuantized, codebook_use
 
 __version__ = "0.1.0"
 
@@ -43,19 +49,24 @@ __all__ = [
     "ELBO",
     "ELU",
     "GELU",
+    "MMD",
     "SGD",
     "VAE",
     "Adam",
     "Bernoulli",
+    "BetaTC",
     "Bound",
     "CSVWriter",
     "Categorical",
     "Checkpoint",
     "ClipNorm",
+    "CodebookPrior",
+    "CodebookUse",
     "Conv2d",
     "ConvTranspose2d",
     "Dense",
     "DiagonalGaussian",
+    "Disentanglement",
     "Dropout",
     "EarlyStopping",
     "EpochPrinter",
@@ -65,10 +76,12 @@ __all__ = [
     "FlowPrior",
     "GatedDense",
     "Gaussian",
+    "GumbelSoftmax",
     "History",
     "ImportanceWeighted",
     "Interrupted",
     "InverseAutoregressive",
+    "KLParts",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -84,6 +97,7 @@ __all__ = [
     "Prior",
     "RMSprop",
     "ReLU",
+    "Regulariser",
     "Reshape",
     "Residual",
     "Run",
@@ -96,18 +110,23 @@ __all__ = [
     "Tanh",
     "TwoLayerPosterior",
     "TwoLayerPrior",
+    "UniformCodes",
     "VampPrior",
+    "VectorQuantized",
     "WithInput",
     "binarize",
+    "codebook_use",
     "convnet",
     "diagnose",
     "fit",
     "from_torch_state_dict",
     "get_backend",
     "gradcheck",
+    "kl_parts",
     "linear_warmup",
     "load",
     "mlp",
+    "mutual_information_gap",
     "rows",
     "save",
     "to_torch_state_dict",

@@ -24,14 +24,18 @@ from .model.posteriors import DiagonalGaussian
 from .model.priors import StandardNormal
 from .model.vae import VAE
 from .randomness import generator
-from .zoo import gated, mixture, two_layers
+from .zoo import gated, gumbel, mixture, mmd, total_correlation, two_layers, vector_quantized
 from .zoo.branches import SideBySide, WithInput
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
+from .zoo.gumbel import GumbelSoftmax, UniformCodes
 from .zoo.mixture import MixturePrior
+from .zoo.mmd import MMD
 from .zoo.residual import Residual
+from .zoo.total_correlation import BetaTC
 from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior
 from .zoo.vamp import VampPrior
+from .zoo.vector_quantized import CodebookPrior, VectorQuantized
 
 TOLERANCE = 1e-6
 STEP = 1e-6
@@ -143,7 +147,7 @@ def gradcheck(
         others["y"] = vae.labels.one_hot(y, vae.dtype)
 
     def function(a):
-        (loss, _, _), backward = vae.forward(a, a["x"], a["eps"], a["beta"], a.get("y"), vae.free_bits)
+        (loss, _, _), backward = vae.forward(a, a["x"], a["eps"], a["beta"], a.get("y"), training=True)
         return (loss,), lambda cotangents: backward(*cotangents)
 
     return compare("VAE", vae.backend, function, vae.parameters.to_host(), others, limit)
@@ -278,6 +282,19 @@ def check_prior(backend, prior, name=None, stats_shape=None, N=5):
     return check_part(backend, name or type(prior).__name__, prior, call, **arrays)
 
 
+def check_regulariser(backend, regulariser, name=None, L=2, B=4, D=3):
+    """The penalty of a regulariser as a function of z and of the encoder's statistics."""
+    rng = generator(10)
+    stats = _off_kinks(rng, B, 2 * D)
+
+    def call(params, a):
+        penalty, backward = regulariser.penalty(a["z"], a["stats"])
+        return (penalty,), lambda dpenalty: (dict(zip(("z", "stats"), backward(dpenalty), strict=True)), {})
+
+    z = stats[:, :D] + 0.5 * rng.standard_normal((L, B, D))
+    return check_part(backend, name or type(regulariser).__name__, regulariser, call, z=z, stats=stats)
+
+
 def check_likelihood(backend, likelihood, x, name=None, L=3):
     """log p(x given z) as a function of the decoder's output and the likelihood's parameters."""
 
@@ -344,6 +361,11 @@ def conv_networks():
 def conditional_networks():
     """The encoder and decoder of a small VAE that knows two classes, for twelve pixels."""
     return {"encoder": [Dense(14, 8), Tanh(), Dense(8, 6)], "decoder": [Dense(5, 12)], "n_classes": 2}
+
+
+def discrete_networks():
+    """The encoder and decoder of a small VAE whose encoder gives as many numbers as z has, for twelve pixels."""
+    return {"encoder": [Dense(12, 8), Tanh(), Dense(8, 6)], "decoder": [Dense(6, 12)]}
 
 
 def convolution_checks():
@@ -418,6 +440,20 @@ def function_checks():
         "gaussian_log_prob_of_sample": (
             two_layers.gaussian_log_prob_of_sample, {"z": z, "mu": mu, "log_var": log_var},
         ),
+        "maximum_mean_discrepancy": (lambda z: mmd.maximum_mean_discrepancy(z, [0.5, 2.0]), {"z": eps}),
+        "log_aggregate": (
+            total_correlation.log_aggregate, {"z": _off_kinks(rng, 5, D), "mu": mu, "log_var": log_var},
+        ),
+        "kl_decomposition": (
+            lambda z, mu, log_var: total_correlation.kl_decomposition(z, mu, log_var, 50),
+            {"z": mu + 0.5 * eps, "mu": mu, "log_var": log_var},
+        ),
+        "gumbel_softmax": (
+            lambda logits: gumbel.gumbel_softmax(logits, generator(8).gumbel(size=(L, B, 2, 3)), 0.7),
+            {"logits": _off_kinks(rng, B, 2, 3)},
+        ),
+        "categorical_kl": (gumbel.categorical_kl, {"logits": _off_kinks(rng, B, 2, 3)}),
+        "squared_distance": (vector_quantized.squared_distance, {"a": mu, "b": log_var}),
         "append_labels": (lambda x: labels.append_labels(x, y), {"x": rng.random((L, B, 5))}),
     }  # fmt: skip
     return {
@@ -462,6 +498,13 @@ def checks():
         "two layers, posterior": lambda b: check_posterior(
             b, TwoLayerPosterior([Dense(5, 3)], [Dense(2, 4), Tanh()], [Dense(7, 6)]), 9
         ),
+        "Gumbel-softmax": lambda b: check_posterior(b, GumbelSoftmax(3), 6, "analytic"),
+        "Gumbel-softmax, log q": lambda b: check_posterior(b, GumbelSoftmax(3), 6),
+        "codebook, log q": lambda b: check_posterior(b, VectorQuantized(4, 2), 6),
+        "uniform codes": lambda b: check_prior(b, UniformCodes(6, 3)),
+        "codebook prior": lambda b: check_prior(b, CodebookPrior(6, 4, 2)),
+        "MMD": lambda b: check_regulariser(b, MMD(3.0)),
+        "BetaTC": lambda b: check_regulariser(b, BetaTC(50, 4.0, 0.5, 2.0)),
         "standard normal prior": lambda b: check_prior(b, StandardNormal(3)),
         "mixture prior": lambda b: check_prior(b, MixturePrior(3, 4)),
         "mixture prior of one": lambda b: check_prior(b, MixturePrior(1, 1), "MixturePrior, one component"),
@@ -499,6 +542,13 @@ def checks():
         "VAE two layers": lambda b: check_vae(b, "VAE, two layers, L = 2", 2, 8, small_two_layers()),
         "VAE two layers VampPrior": lambda b: check_vae(
             b, "VAE, two layers, VampPrior, L = 2", 2, 8, small_two_layers(VampPrior(3, 12, 4))
+        ),
+        "VAE MMD": lambda b: check_vae(b, "VAE, MMD, L = 2", 2, limit=8, regulariser=MMD(5.0)),
+        "VAE BetaTC": lambda b: check_vae(
+            b, "VAE, BetaTC, importance-weighted", 3, 8, regulariser=BetaTC(9, 3.0), bound=ImportanceWeighted()
+        ),
+        "VAE Gumbel-softmax": lambda b: check_vae(
+            b, "VAE, Gumbel-softmax, L = 2", 2, 8, posterior=GumbelSoftmax(3), **discrete_networks()
         ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
         "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),

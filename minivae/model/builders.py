@@ -101,7 +101,7 @@ def _parts(options):
 
 def _n_stats(posterior, latent):
     """How many numbers the encoder gives."""
-    n_stats = next((n for n in range(2 * latent, 20 * latent + 1000) if _fits(posterior, n, latent)), None)
+    n_stats = next((n for n in range(latent, 20 * latent + 1000) if _fits(posterior, n, latent)), None)
     if n_stats is None:
         raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions")
     return n_stats

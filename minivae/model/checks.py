@@ -9,7 +9,9 @@ from ..arguments import number, one_of
 from ..errors import MiniVAEError, MiniVAEWarning, named, shown
 from .conv import Flatten, Reshape
 from .layers import Activation, Sequential
+from .posteriors import DiagonalGaussian
 from .priors import Prior, StandardNormal
+from .regularisers import Regulariser
 
 # An activation that does not reach so far on either side, from inputs up to +-20, limits what comes out of a network.
 REACH, INPUTS = 4, np.linspace(-20, 20, 401)[None]
@@ -35,7 +37,14 @@ def check_part(name, part, kind, default):
 
 def check_kl(kl, bound, posterior, prior):
     """Whether the KL is analytic."""
-    needs_samples = bound.needs_samples or not posterior.has_analytic_kl or type(prior) is not StandardNormal
+    own = posterior.own_prior(prior.dim)
+    is_own = type(prior) is type(own) and vars(prior) == vars(own)
+    needs_samples = bound.needs_samples or not posterior.has_analytic_kl or not is_own
+    if posterior.trains_otherwise and (needs_samples or kl == "monte-carlo"):
+        raise MiniVAEError(
+            f"VAE: {type(posterior).__name__} is trained by its closed form of the ELBO, against {own!r}: leave kl, "
+            "bound and prior out"
+        )
     kl = one_of("VAE: kl", kl, ("analytic", "monte-carlo", None)) or ("monte-carlo" if needs_samples else "analytic")
     if kl == "analytic" and needs_samples:
         raise MiniVAEError(
@@ -46,8 +55,8 @@ def check_kl(kl, bound, posterior, prior):
 
 
 def check_prior(prior, posterior, input_dim, latent_dim, n_classes):
-    """The prior, for None N(0, I); raises MiniVAEError where it is none of this model's z."""
-    prior = StandardNormal(latent_dim) if prior is None else prior
+    """The prior, for None the posterior's own; raises MiniVAEError where it is none of this model's z."""
+    prior = posterior.own_prior(latent_dim) if prior is None else prior
     if not isinstance(prior, Prior):
         raise MiniVAEError(f"VAE: prior should be an instance such as MixturePrior({latent_dim}), got {named(prior)}")
     kind = type(prior).__name__
@@ -70,12 +79,31 @@ def check_prior(prior, posterior, input_dim, latent_dim, n_classes):
     return prior
 
 
-def check_free_bits(free_bits, analytic):
+def check_free_bits(free_bits, analytic, posterior):
     if not 0 <= number(free_bits) < math.inf:
         raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {shown(free_bits)}")
-    if free_bits and not analytic:
+    if free_bits and not (analytic and isinstance(posterior, DiagonalGaussian)):
         raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
     return float(free_bits)
+
+
+def check_regulariser(regulariser, posterior, prior):
+    """The regulariser or None; raises MiniVAEError where it is none for z of this posterior and prior."""
+    if regulariser is None:
+        return None
+    if not isinstance(regulariser, Regulariser):
+        raise MiniVAEError(f"VAE: regulariser should be an instance such as MMD(), got {named(regulariser)}")
+    if type(prior) is not StandardNormal:
+        raise MiniVAEError(
+            f"VAE: {type(regulariser).__name__} is made for the standard normal prior, not {type(prior).__name__}: "
+            "leave prior out"
+        )
+    if regulariser.of_gaussians and not isinstance(posterior, DiagonalGaussian):
+        raise MiniVAEError(
+            f"VAE: {type(regulariser).__name__} needs the density of q(z given x) at any z, which "
+            f"{type(posterior).__name__} does not give: use a DiagonalGaussian"
+        )
+    return regulariser
 
 
 def check_sizes(encoder, decoder, posterior, likelihood, n_classes):

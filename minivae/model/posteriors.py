@@ -5,6 +5,7 @@ import numpy as np
 from ..errors import MiniVAEError
 from .gaussian import free_bits_kl, gaussian_sample_log_prob, hold, reparameterize
 from .parameters import Part
+from .priors import StandardNormal
 
 
 class Posterior(Part):
@@ -18,9 +19,14 @@ class Posterior(Part):
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
         backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against N(0, I)
                                                                  and what free bits add to it, (B,) each
+    own_prior(latent_dim) -> prior                               against which that KL is, and which a model has by
+                                                                 default: N(0, I)
+
+    Where it `trains_otherwise`, `with_kl` is for training only: its z may be softer than a draw, its floor holds losses
+    of its own. All that comes after training is then by `with_log_q`.
     """
 
-    has_analytic_kl = False
+    has_analytic_kl = trains_otherwise = False
     begins_with_gaussian = False  # whether the statistics begin with mu and log_var of a diagonal Gaussian
 
     def latent_dim(self, stats_dim):
@@ -35,6 +41,9 @@ class Posterior(Part):
 
     def with_log_q(self, params, stats, eps):
         raise NotImplementedError
+
+    def own_prior(self, latent_dim):
+        return StandardNormal(latent_dim)
 
 
 class DiagonalGaussian(Posterior):

@@ -19,12 +19,15 @@ class Prior(Part):
     `params` then hold what the encoder makes of u under "stats", (K, S), and `backward` of log_prob gives its gradient
     among the others.
 
+    One that is `of_posterior` has no parameters of its own and is handed the posterior's, such as a table of codes.
+
     `components` says how many numbers for each number of z it holds at a time, which bounds the rows of a batch outside
     training.
     """
 
     dim: int | None = None
     n_inputs: int | None = None
+    of_posterior = False
     components = 1
 
     def _check_counts(self, **counts):

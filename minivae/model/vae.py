@@ -23,6 +23,7 @@ from .likelihoods import Bernoulli, Likelihood
 from .parameters import allocate, joined, within
 from .posteriors import DiagonalGaussian, Posterior
 from .priors import Prior
+from .regularisers import Regulariser
 
 # Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
 INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
@@ -90,7 +91,10 @@ class VAE:
     backend    : "numpy", "cupy", "auto" or a backend
     dtype      : "float32" or "float64"
     seed       : an integer that keys the initial values and all noise
-    prior      : p(z), StandardNormal(D) by default; another one's KL is that of the samples
+    prior      : p(z), StandardNormal(D) by default, or what the posterior is made for; another one's KL is that of the
+                 samples
+    regulariser: what training adds to the loss for the codes of a batch, such as MMD(); only the loss in training
+                 shows it
     n_classes  : makes the model conditional, p(x given z, y) and q(z given x, y), on labels y = 0 .. n_classes - 1,
                  (N,) or one number for all rows. Encoder and decoder get them one-hot behind x and z, so their first
                  layers are n_classes wider, and all methods want y=
@@ -117,6 +121,7 @@ class VAE:
         seed: int = 0,
         n_classes: int | None = None,
         prior: Prior | None = None,
+        regulariser: Regulariser | None = None,
     ) -> None:
         self.backend, self.dtype = get_backend(backend), checks.check_dtype(dtype)
         self.seed = check_seed("VAE: seed", seed)
@@ -130,7 +135,8 @@ class VAE:
         )
         self.prior = checks.check_prior(prior, self.posterior, self.input_dim, self.latent_dim, self.labels.n_classes)
         self.analytic = checks.check_kl(kl, self.bound, self.posterior, self.prior)
-        self.free_bits = checks.check_free_bits(free_bits, self.analytic)
+        self.free_bits = checks.check_free_bits(free_bits, self.analytic, self.posterior)
+        self.regulariser = checks.check_regulariser(regulariser, self.posterior, self.prior)
         checks.warn_of_limits(self.encoder, self.decoder, self.likelihood)
         self.inference_rows = max(1, min(INFERENCE_ROWS, INFERENCE_VALUES // self._widest()))
         self.parts = {
@@ -170,11 +176,12 @@ class VAE:
 
     # --------------------------------------------------------------------------------------- the passes
 
-    def forward(self, params, x, eps, beta, y=None, free_bits=0.0):
+    def forward(self, params, x, eps, beta, y=None, training=False):
         """The loss of each example and its two parts, and the backward pass of the loss.
 
         params : arrays by name, parameters and constants;  x (B, X);  eps (L, B, D), noise;  beta (1,)
         y      : one-hot labels (B, C), for a model with classes
+        training : whether what only training adds is in the loss: free bits, a regulariser, what a posterior wants
         Returns (loss, reconstruction, kl), each (B,), nats, and backward(dloss (B,)) -> the gradients by name.
 
         The chain rule from end to start: the loss depends on log p(x given z) and the KL; the first on the decoder's
@@ -183,7 +190,9 @@ class VAE:
         (L, B, _), of = eps.shape, {name: within(params, name) for name in self.parts}
 
         stats, encoder_backward = self.encoder.forward(of["encoder"], self._with_labels(x, y)[0])
-        if self.analytic:
+        closed = self.analytic and (training or not self.posterior.trains_otherwise)
+        free_bits = self.free_bits if training else 0.0
+        if closed:
             (z, kl, floor), z_backward = self.posterior.with_kl(of["posterior"], stats, eps, free_bits)
         else:
             (z, log_q), z_backward = self.posterior.with_log_q(of["posterior"], stats, eps)
@@ -194,8 +203,12 @@ class VAE:
         out, decoder_backward = self.decoder.forward(of["decoder"], z_and_y.reshape(L * B, -1))
         log_px, likelihood_backward = self.likelihood.log_prob(of["likelihood"], x, out.reshape(L, B, -1))
         (loss, reconstruction, mean_kl), bound_backward = self.bound.loss(log_px, kl, beta)
-        if free_bits:
+        if closed and (free_bits or self.posterior.trains_otherwise):
             loss = loss + beta * floor
+        regularised = training and self.regulariser is not None
+        if regularised:
+            penalty, penalty_backward = self.regulariser.penalty(z, stats)
+            loss = loss + penalty
 
         def backward(dloss):
             grads = {}
@@ -203,11 +216,16 @@ class VAE:
             dout, grads["likelihood"] = likelihood_backward(dlog_px)
             dz_and_y, grads["decoder"] = decoder_backward(dout.reshape(L * B, -1))
             dz = labels_backward(dz_and_y.reshape(L, B, -1))
-            if not self.analytic:
+            if not closed:
                 dz_of_prior, of_prior = prior_backward(-dkl.reshape(L * B))  # kl = log q - log p(z)
                 dz = dz + dz_of_prior.reshape(L, B, -1)
                 grads["prior"], of_components = components_backward(of_prior)
+            if regularised:
+                dz_of_penalty, dstats_of_penalty = penalty_backward(dloss)
+                dz = dz + dz_of_penalty
             dstats, grads["posterior"] = z_backward(dz, dkl)
+            if regularised:
+                dstats = dstats + dstats_of_penalty
             _, grads["encoder"] = encoder_backward(dstats)
             if self.prior.n_inputs:  # whose components are the encoder's work, too
                 grads["encoder"] = {name: grad + of_components[name] for name, grad in grads["encoder"].items()}
@@ -218,11 +236,13 @@ class VAE:
     def _prior_params(self, of):
         """What the prior is handed: its parameters and, where it has pseudo-inputs, what the encoder makes of them.
 
+        One that is `of_posterior` is handed the posterior's.
+
         Of the mapping `of` from parts to their params. The way back goes from the gradients of what is handed over to
         those of the prior's parameters and of the encoder's. Pseudo-inputs are encoded without Dropout.
         """
         if not self.prior.n_inputs:
-            return of["prior"], lambda grads: (grads, {})
+            return of["posterior" if self.prior.of_posterior else "prior"], lambda grads: (grads, {})
         drawn = self.encoder.uniform_shapes(self.encoder.input_shape)
         u, u_backward = self.prior.pseudo_inputs(of["prior"])
         kept = {name: value for name, value in of["encoder"].items() if name not in drawn}
@@ -250,7 +270,7 @@ class VAE:
 
     def losses_and_gradients(self, params, x, eps, beta, y=None):
         """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order."""
-        losses, backward = self.forward(params, x, eps, beta, y, self.free_bits)
+        losses, backward = self.forward(params, x, eps, beta, y, training=True)
         grads = backward(np.full_like(losses[0], 1 / x.shape[0]))
         return np.stack(losses), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
 

@@ -117,6 +117,7 @@ def describe_model(vae):
         "dtype": vae.dtype.name,
     }
     left_out = {"backend"} | ({"prior"} if type(vae.prior) is StandardNormal else set())  # as before there were others
+    left_out |= {"regulariser"} if vae.regulariser is None else set()
     arguments = [key for key in inspect.signature(VAE).parameters if key not in left_out]
     return {key: describe(kept_otherwise.get(key, getattr(vae, key, None))) for key in arguments}
 

@@ -142,6 +142,10 @@ def loss_formula(vae, samples=1, val_samples=1):
         ]
     if vae.free_bits:
         lines.append(f"in training the KL of each dimension counts as at least {vae.free_bits:g} nats (free bits)")
+    if vae.regulariser is not None:
+        lines.append(f"in training {type(vae.regulariser).__name__} is added for the codes of each batch")
+    if vae.posterior.trains_otherwise:
+        lines.append(f"{type(vae.posterior).__name__} trains otherwise than it is evaluated: see its docstring")
     if isinstance(vae.likelihood, Gaussian) and not vae.likelihood.constants:
         lines.append("reconstruction leaves out the Gaussian's constants")
     return "\n".join(lines)

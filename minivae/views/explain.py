@@ -92,7 +92,7 @@ def _operations(plan, group, names, width):
             line = str(value.line)
             yield _cut(f"  {line}  {value.line.text}", width)
         operands = ", ".join(_operand(source, names) for source in value.inputs)
-        call = _cut(f"    %{value.number} = {_name(value)}({operands})", width - COLUMNS - 1)
+        call = _cut(f"    %{value.number} = {name_of(value)}({operands})", width - COLUMNS - 1)
         written = _bytes_written(plan, value)
         yield f"{call.ljust(width - COLUMNS)}{_shape(value):<19}{value.dtype!s:<9}{written:>12,}{flops(value):>14,}"
 
@@ -122,7 +122,8 @@ def _cut(text, width):
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _name(value):
+def name_of(value):
+    """What an operation is called: a ufunc's name, or what it is as a reduction."""
     return REDUCTIONS[value.function] if value.kind == "reduce" else value.name
 
 

@@ -24,6 +24,7 @@ from ..model.layers import Sequential
 from ..model.optimizers import RMSprop
 from ..model.parameters import within
 from ..model.vae import to_unit
+from .explain import name_of
 from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of
 
@@ -220,7 +221,7 @@ class _Page:
         line = value.line
         return self.program.at(value) | {
             "number": value.number,
-            "name": value.name if value.kind != "reduce" else {"add": "sum", "maximum": "max"}[value.name],
+            "name": name_of(value),
             "inputs": [self.operand(source) for source in value.inputs],
             "kind": value.kind,
             "operands": [self.where(source) for source in value.inputs],

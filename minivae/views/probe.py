@@ -52,12 +52,13 @@ class Probe:
         return [values.astype(np.float64) for values in self.vae.encode(x, y)]
 
     def draw(self, x, y, eps):
-        """The posterior's draws z (n, D) for noise eps (n, D), by the function that training calls."""
+        """The posterior's draws z (n, D) for noise eps (n, D), by the function that `evaluate` calls."""
 
         def function(batch, labels, eps):
             posterior, params = self.vae.posterior, within(self.params, "posterior")
             statistics = self.vae._encode(batch, labels)
-            draw = posterior.with_kl if self.vae.analytic else posterior.with_log_q
+            closed = self.vae.analytic and not posterior.trains_otherwise
+            draw = posterior.with_kl if closed else posterior.with_log_q
             return [draw(params, statistics, eps[None])[0][0][0]]
 
         return self._batched(x, y, function, eps)[0]

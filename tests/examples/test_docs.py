@@ -41,7 +41,7 @@ def split(part):
 
 def test_parts_of_ones_own_pass_their_checks_and_are_compiled(tmp_path):
     before, _ = split("class Softsign")
-    assert before.count("result.passed") == 5 and "optimizer=Adagrad" in before
+    assert before.count("result.passed") == 6 and "optimizer=Adagrad" in before
     process = program(tmp_path, before)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from test_examples import run
 
@@ -54,6 +55,51 @@ def test_priors(tmp_path):
     assert len(result) == 4 and all(-784 < each["log_px"] < 0 for each in result.values())
     assert all(f"{name}: log p(x) {each['log_px']:.2f} nats" in process.stdout for name, each in result.items())
     assert (tmp_path / "priors.png").stat().st_size > 10_000 and (tmp_path / "flow.safetensors").exists()
+
+
+def test_info_vae(tmp_path):
+    process = run("info_vae.py", *BRIEF, "--epochs", 1, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result) == 4 and all(each["reconstruction"] > 0 and -0.1 < each["mmd"] < 2 for each in result.values())
+    assert f"VAE: reconstruction {result['VAE']['reconstruction']:.4g}, mmd" in process.stdout
+    assert (tmp_path / "info_vae.png").stat().st_size > 10_000
+
+
+def test_disentangle(tmp_path):
+    process = run(
+        "disentangle.py", "--limit", 150, "--seeds", 1, "--epochs", 1, "--backend", "numpy", "--out", tmp_path
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result) == 3
+    for name, (row,) in result.items():
+        parts = row["mutual_information"] + row["total_correlation"] + row["dimension_wise"]
+        assert parts == pytest.approx(row["kl"], abs=0.2) and 0 <= row["mig"] <= 1
+        assert f"{name}: MIG {row['mig']:.2f} on average" in process.stdout
+    assert (tmp_path / "disentangle.png").stat().st_size > 10_000
+
+
+def test_sprites(tmp_path):
+    process = run("sprites.py", "--out", tmp_path / "sprites.npz")
+    assert "2304 pictures of 3 of shape, 3 of size, 4 of rotation, 8 of column, 8 of row" in process.stdout
+    with np.load(tmp_path / "sprites.npz") as made:
+        x, factors = made["x"].astype(float), made["factors"]
+    assert len(np.unique(factors, axis=0)) == len(np.unique(x, axis=0)) == 2304  # no two look alike
+    down, across = ((x.sum(axis=axis) @ np.arange(24.0)) / x.sum(axis=(1, 2)) for axis in (2, 1))
+    for place, factor in ((across, 3), (down, 4)):
+        assert [place[factors[:, factor] == k].mean() for k in range(8)] == pytest.approx(
+            6.5 + np.arange(8) * 10 / 7, abs=0.3
+        )
+    assert (np.diff([x[factors[:, 1] == k].mean() for k in range(3)]) > 0).all()
+
+
+def test_discrete(tmp_path):
+    brief = [*BRIEF, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60]
+    process = run("discrete.py", *brief, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result) == 3 and all(-784 < each["elbo"] < 0 for each in result.values())
+    used = result["VQ-VAE, 8 of 128"]
+    assert 1 <= used["perplexity"] <= used["entries_used"] <= 128 and "perplexity" in process.stdout
+    assert (tmp_path / "discrete.png").stat().st_size > 10_000 and (tmp_path / "vq-vae.safetensors").exists()
 
 
 @pytest.mark.parametrize("posterior", ["mean-field", "flow"])

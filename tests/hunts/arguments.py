@@ -123,6 +123,7 @@ def values(folder):
     ]
     parts += [mv.Gaussian(), mv.Categorical(3), mv.PredictedVarianceGaussian(), mv.DiagonalGaussian(), mv.Planar(D)]
     parts += [mv.ELBO(), mv.ImportanceWeighted(), mv.Adam(), mv.ClipNorm(mv.SGD()), mv.Adam, mv.get_backend("numpy")]
+    parts += [mv.MMD(), mv.BetaTC(N), mv.MMD, mv.GumbelSoftmax(D), mv.VectorQuantized(3, D), mv.UniformCodes(D, D)]
     parts += [mv.FlowPosterior([mv.Planar(D)]), [mv.Dense(X, 2 * D)], [mv.Dense(D, X)], [mv.Planar(D)], [mv.ReLU]]
     parts += [mv.InverseAutoregressive(D, 3, 1), mv.Checkpoint(folder / "kept"), mv.History(), mv.EarlyStopping(2)]
     others = [
@@ -152,6 +153,8 @@ def fresh(folder):
     path = folder / "model.safetensors"
     vae.save(path)
     parts = {"likelihood": None, "posterior": None, "bound": None, "kl": None, "free_bits": 0.0, "n_classes": None}
+    parts |= {"prior": None, "regulariser": None}
+    quantized = mv.mlp(X, D, (4,), posterior=mv.VectorQuantized(3, D))
     plain = {"beta": 1.0, "backend": "numpy", "dtype": "float32", "seed": 0}
     of_fit = {"epochs": 1, "batch_size": 20, "optimizer": mv.SGD(1e-3), "samples": 1, "val_samples": None, "seed": None}
     of_fit |= {
@@ -195,6 +198,18 @@ def fresh(folder):
             {"dim": D, "hidden": 4, "context": 1, "reverse": False, "masks": "full"},
         ),
         "FlowPosterior": (mv.FlowPosterior, {"flows": [mv.Planar(D)], "base": None}),
+        "MMD": (mv.MMD, {"weight": 1.0, "widths": [0.5, 1.0]}),
+        "BetaTC": (mv.BetaTC, {"n_examples": N, "tc": 2.0, "mi": 1.0, "dimension_wise": 1.0}),
+        "GumbelSoftmax": (mv.GumbelSoftmax, {"categories": 3, "temperature": 0.5}),
+        "UniformCodes": (mv.UniformCodes, {"dim": 6, "categories": 3}),
+        "VectorQuantized": (mv.VectorQuantized, {"codes": 3, "width": 2, "commitment": 0.25}),
+        "CodebookPrior": (mv.CodebookPrior, {"dim": 6, "categories": 3, "width": 2}),
+        "codebook_use": (mv.codebook_use, {"vae": quantized, "x": x, "y": None}),
+        "kl_parts": (mv.kl_parts, {"vae": vae, "x": x, "samples": 1, "seed": 0, "y": None}),
+        "mutual_information_gap": (
+            mv.mutual_information_gap,
+            {"mu": x[:, :2], "log_var": x[:, :2], "factors": y[:, None], "samples": 9, "seed": 0},
+        ),
         "Optimizer": (mv.Optimizer, {"lr": 1e-3}),
         "SGD": (mv.SGD, {"lr": 1e-3, "momentum": 0.9}),
         "RMSprop": (mv.RMSprop, {"lr": 1e-3, "rho": 0.9, "eps": 1e-7}),

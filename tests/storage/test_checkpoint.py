@@ -32,9 +32,13 @@ PARTS = {
     "FlowPosterior": mv.FlowPosterior([mv.Planar(2)], base=mv.DiagonalGaussian()),
     "FlowPrior": mv.FlowPrior([mv.InverseAutoregressive(2, 3), mv.InverseAutoregressive(2, 3, reverse=True)]),
     "GatedDense": mv.GatedDense(3, 4, init="he_normal"),
+    "BetaTC": mv.BetaTC(50, tc=3.0, mi=0.5, dimension_wise=2.0),
+    "CodebookPrior": mv.CodebookPrior(6, 4, 2),
     "Gaussian": mv.Gaussian(0.3, constants=False),
+    "GumbelSoftmax": mv.GumbelSoftmax(3, temperature=0.5),
     "ImportanceWeighted": mv.ImportanceWeighted(),
     "InverseAutoregressive": mv.InverseAutoregressive(3, 5, context=2, reverse=True),
+    "MMD": mv.MMD(20.0, widths=[0.5, 2.0]),
     "MixturePrior": mv.MixturePrior(3, components=4),
     "Planar": mv.Planar(3),
     "PredictedVarianceGaussian": mv.PredictedVarianceGaussian(min_std=0.01),
@@ -51,10 +55,12 @@ PARTS = {
     "Tanh": mv.Tanh(),
     "TwoLayerPosterior": mv.TwoLayerPosterior([mv.Dense(5, 3)], [mv.Dense(2, 4), mv.Tanh()], [mv.Dense(7, 6)]),
     "TwoLayerPrior": mv.TwoLayerPrior(mv.VampPrior(2, 5, 4), [mv.Dense(2, 3), mv.Tanh(), mv.Dense(3, 6)]),
+    "UniformCodes": mv.UniformCodes(6, 3),
     "VampPrior": mv.VampPrior(3, 7, components=4),
+    "VectorQuantized": mv.VectorQuantized(4, 2, commitment=0.5),
     "WithInput": mv.WithInput([mv.Dense(3, 4), mv.Tanh()]),
 }
-BASES = {"Bound", "Flow", "Layer", "Likelihood", "Optimizer", "Posterior", "Prior"}
+BASES = {"Bound", "Flow", "Layer", "Likelihood", "Optimizer", "Posterior", "Prior", "Regulariser"}
 
 UNREADABLE = "no checkpoint of minivae|damaged|does not make a model"
 
