@@ -30,8 +30,10 @@ from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
 from .zoo.branches import SideBySide, WithInput
+from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
+from .zoo.missing import Observed, ZeroFilled, impute, miwae
 from .zoo.mixture import MixturePrior
 from .zoo.residual import Residual
 from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior, two_layers
@@ -77,8 +79,10 @@ __all__ = [
     "MiniVAEError",
     "MiniVAEWarning",
     "MixturePrior",
+    "Observed",
     "Optimizer",
     "Planar",
+    "Poisson",
     "Posterior",
     "PredictedVarianceGaussian",
     "Prior",
@@ -98,6 +102,7 @@ __all__ = [
     "TwoLayerPrior",
     "VampPrior",
     "WithInput",
+    "ZeroFilled",
     "binarize",
     "convnet",
     "diagnose",
@@ -105,8 +110,10 @@ __all__ = [
     "from_torch_state_dict",
     "get_backend",
     "gradcheck",
+    "impute",
     "linear_warmup",
     "load",
+    "miwae",
     "mlp",
     "rows",
     "save",
