@@ -310,10 +310,12 @@ class VAE:
                 x = x.astype(self.dtype)  # what overflows is found below
         for start in range(0, len(x), CHECKED_ROWS):
             rows = x[start : start + CHECKED_ROWS]
-            usable = ~np.isinf(rows) if self.likelihood.takes_nan else np.isfinite(rows)
+            gaps = self.likelihood.takes_nan and self.encoder.fills_nan
+            usable = ~np.isinf(rows) if gaps else np.isfinite(rows)
             if not usable.all():
                 bad = start + int(np.argmin(usable.all(axis=1)))
-                raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first")
+                hint = "" if gaps else ", or leave out what is NaN, with ZeroFilled in the encoder and Observed columns"
+                raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first{hint}")
             self.likelihood.check(rows)
         return x
 

@@ -15,11 +15,11 @@ LARGEST_RATE = 1e18  # for which NumPy still draws
 
 
 def log_factorial(n):
-    """log n! of numbers n >= 0, to rounding.
+    """log n! of numbers n from 0 to 1e12, to rounding.
 
     With y = n + 8,  log n! = log (y - 1)! - log((n + 1) (n + 2) ... (n + 7)),  and Stirling's series
         log (y - 1)! = (y - 1/2) log y - y + 1/2 log 2 pi + 1/(12 y) - 1/(360 y^3) + 1/(1260 y^5) - 1/(1680 y^7) + ...
-    whose first term left out is below 1e-11 for y >= 8. The product is taken in two, so that it cannot overflow.
+    whose first term left out is below 1e-11 for y >= 8. The product is taken in parts that don't overflow.
     """
     y = n + 8
     r = 1 / y

@@ -18,8 +18,8 @@ and weighted draws from q stand for p(z given x_o), by self-normalised importanc
 
     z_l ~ q(z given x_o),   w_l = r_l / sum_j r_j,   r_l = p(x_o given z_l) p(z_l) / q(z_l given x_o)
 
-The weighted mean of E[x_m given z_l] is the best single guess in mean squared error. Draws, z_l with probability w_l and
-then x_m from p(x_m given z_l), also show how unsure it is: several of them are several complete tables, and what is
+The weighted mean of E[x_m given z_l] is the best single guess in mean squared error. Draws, z_l with probability w_l
+and then x_m from p(x_m given z_l), also show how unsure it is: several of them are several complete tables, and what is
 computed of a table, computed of each, comes with its spread (multiple imputation, Rubin 1987).
 
 Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete data sets", equations 4,
@@ -64,8 +64,8 @@ class Observed(Composite, Likelihood):
               [(PredictedVarianceGaussian(), 5), (Categorical(3), 1), (Poisson(), 2)]
 
     Each likelihood is asked about one value at a time: the B rows of n columns are handed to it as B n rows of one, so
-    that what it gives can be left out or counted. In the decoder's output the parameters of a value lie side by side, as
-    many as its likelihood has for one, value after value. The parameters of likelihood i are called "i.log_var".
+    that what it gives can be left out or counted. In the decoder's output the parameters of a value lie side by side,
+    value after value. What likelihood i learns is called "i.log_var".
 
     With seen as factor, dlog p(x_i given z) = seen_i dlog_px: what is missing gives no gradient.
     """
@@ -181,6 +181,8 @@ class ZeroFilled(Layer):
     columns : as for `Observed`. A Categorical column becomes one of 0 and 1 for each level, a Poisson one log(1 + x)
     """
 
+    fills_nan = True
+
     def __init__(self, columns):
         self.columns = checked_columns("ZeroFilled", columns)
         self.input_shape = (sum(n for _, n in self.columns),)
@@ -237,13 +239,13 @@ def miwae(columns, latent=10, hidden=(128,), activation=Tanh, **options):
 
 @unwarned
 def impute(vae, x, draws=None, samples=1000, seed=0, y=None):
-    """x with something in place of its NaN: the best single guess, or draws from p(what is missing given what is there).
+    """x with a guess in place of each NaN, or with draws from p(what is missing given what is there).
 
     vae     : a VAE with an `Observed` likelihood
     x       : (N, X)
-    draws   : None for the guess, (N, X), the mean, of a Categorical column the most probable level; or how many complete
-              tables to draw, (draws, N, X)
-    samples : L, of z for each row: both are right in the limit of many
+    draws   : None for the guess, (N, X): the mean, of a Categorical column the most probable level. Or how many
+              complete tables to draw, (draws, N, X)
+    samples : L, of z for each row: either is right in the limit of many
     seed    : keys all that is drawn
     y       : the labels (N,), for a model with n_classes
 

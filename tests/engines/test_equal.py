@@ -8,7 +8,7 @@ from reference import models
 import minivae as mv
 from minivae.engine import backend as backends
 from minivae.engine.backend import Eager, NumpyBackend
-from minivae.gradcheck import flow_prior
+from minivae.gradcheck import flow_prior, table_columns, table_rows
 from minivae.training.state import Training
 
 ENGINES = ["numpy", "numba", "fake"]
@@ -58,6 +58,10 @@ def two_layers(top=None):
     return lambda **options: mv.two_layers(12, (2, 3), 5, top, **options)
 
 
+def with_gaps(**options):
+    return mv.miwae(table_columns(), 3, (6,), **options)
+
+
 # Name -> how to make the networks, the model's other parts, and how it is trained.
 MODELS = {
     "ELBO": (networks, {}, {}),
@@ -100,6 +104,8 @@ MODELS = {
         {"whole": True, "samples": 2},
     ),
     "two layers, VampPrior, one sample": (two_layers(mv.VampPrior(3, 12, 4)), {}, {"whole": True, "binarize": True}),
+    "gaps": (with_gaps, {}, {"whole": True, "samples": 3, "x": table_rows(23)}),
+    "gaps, one sample": (with_gaps, {"bound": mv.ELBO()}, {"whole": True, "x": table_rows(23)}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),
@@ -131,6 +137,7 @@ def train(backend, name, dtype, kind):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (23, vae.input_dim), np.uint8)
     x = x if kind == "pixels" else rng.random(x.shape).astype(kind)
+    x = options.pop("x", x)
     data = (x, np.arange(23) % vae.n_classes) if vae.n_classes else x
     history = mv.fit(vae, data, progress=False, **options)
     losses = [[row[f"train_{part}"] for part in ("loss", "reconstruction", "kl")] for row in history]

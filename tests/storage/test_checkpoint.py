@@ -36,7 +36,9 @@ PARTS = {
     "ImportanceWeighted": mv.ImportanceWeighted(),
     "InverseAutoregressive": mv.InverseAutoregressive(3, 5, context=2, reverse=True),
     "MixturePrior": mv.MixturePrior(3, components=4),
+    "Observed": mv.Observed([(mv.Gaussian(0.3), 2), (mv.Categorical(3), 1)]),
     "Planar": mv.Planar(3),
+    "Poisson": mv.Poisson(),
     "PredictedVarianceGaussian": mv.PredictedVarianceGaussian(min_std=0.01),
     "RMSprop": mv.RMSprop(1e-4, rho=0.5, eps=1e-5),
     "ReLU": mv.ReLU(),
@@ -53,6 +55,7 @@ PARTS = {
     "TwoLayerPrior": mv.TwoLayerPrior(mv.VampPrior(2, 5, 4), [mv.Dense(2, 3), mv.Tanh(), mv.Dense(3, 6)]),
     "VampPrior": mv.VampPrior(3, 7, components=4),
     "WithInput": mv.WithInput([mv.Dense(3, 4), mv.Tanh()]),
+    "ZeroFilled": mv.ZeroFilled([(mv.Poisson(), 2), (mv.Categorical(3), 1)]),
 }
 BASES = {"Bound", "Flow", "Layer", "Likelihood", "Optimizer", "Posterior", "Prior"}
 
