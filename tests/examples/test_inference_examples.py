@@ -81,3 +81,15 @@ def test_anomalies(tmp_path):
     assert len(result) == 4 and all(f"{area['mean']:.3f}" in process.stdout for area in result.values())
     assert all(0.8 < area["mean"] < 1 for area in result.values())
     assert len(result["VAE"]["classes"]) == 3 and min(result["VAE"]["classes"]) > 0.85
+
+
+def test_imputation(tmp_path):
+    """On the smallest table, briefly trained."""
+    pytest.importorskip("sklearn.base")
+    brief = ["--tables", "iris", "--shares", 0.3, "--seeds", 2, "--epochs", 60, "--samples", 100, "--no-plots"]
+    process = run("imputation.py", *brief, "--out", tmp_path)
+    result = {each["imputer"]: each for each in json.loads((tmp_path / "result.json").read_text())}
+    assert list(result) == ["mean", "nearest neighbours", "iterative", "VAE"] and "iris, 30% missing" in process.stdout
+    mean, vae = result["mean"], result["VAE"]
+    assert all(0.9 < error < 1.1 for error in mean["errors"]) and all(right < 0.6 for right in mean["right"])
+    assert all(error < 0.85 for error in vae["errors"]) and all(right > 0.6 for right in vae["right"])
