@@ -29,12 +29,14 @@ from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
+from .zoo.aggregate import AggregateSampler
 from .zoo.branches import SideBySide, WithInput
 from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
 from .zoo.missing import Observed, ZeroFilled, impute, miwae
 from .zoo.mixture import MixturePrior
+from .zoo.quality import frechet_distance, nearest_rows, precision_and_recall
 from .zoo.residual import Residual
 from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior, two_layers
 from .zoo.vamp import VampPrior
@@ -48,6 +50,7 @@ __all__ = [
     "SGD",
     "VAE",
     "Adam",
+    "AggregateSampler",
     "Bernoulli",
     "Bound",
     "CSVWriter",
@@ -107,6 +110,7 @@ __all__ = [
     "convnet",
     "diagnose",
     "fit",
+    "frechet_distance",
     "from_torch_state_dict",
     "get_backend",
     "gradcheck",
@@ -115,6 +119,8 @@ __all__ = [
     "load",
     "miwae",
     "mlp",
+    "nearest_rows",
+    "precision_and_recall",
     "rows",
     "save",
     "to_torch_state_dict",
