@@ -47,9 +47,10 @@ def with_gaps(numbers, categories, share, seed):
 def miwae(numbers, categories, n_categories, arguments, seed):
     """The guesses of a VAE for numbers and categories, of which those that are NaN are missing."""
     columns = [(mv.SharedVarianceGaussian(), numbers.shape[1]), (mv.Categorical(n_categories), 1)]
-    vae = mv.miwae(columns, latent=10, hidden=(128,), seed=seed)
+    vae = mv.miwae(columns, latent=20, hidden=(128,), seed=seed)
     x = np.concatenate([numbers, categories[:, None] / (n_categories - 1)], axis=1)
-    mv.fit(vae, x, epochs=arguments.epochs, batch_size=64, samples=20, optimizer=mv.Adam(1e-3), progress=False)
+    schedules = {"lr": lambda epoch: 2e-3 if epoch <= 0.7 * arguments.epochs else 4e-4}
+    mv.fit(vae, x, epochs=arguments.epochs, batch_size=64, samples=20, optimizer=mv.Adam(), schedules=schedules)
     made = mv.impute(vae, x, samples=arguments.samples)
     return made[:, :-1], np.rint(made[:, -1] * (n_categories - 1))
 
@@ -133,8 +134,8 @@ def main():
     parser.add_argument("--tables", nargs="+", choices=tuple(tables()), default=tuple(tables()), help="which of them")
     parser.add_argument("--shares", nargs="+", type=float, default=(0.2, 0.5), help="of values that are taken out")
     parser.add_argument("--seeds", type=at_least_1, default=5, help="masks and trainings to average over")
-    parser.add_argument("--epochs", type=at_least_1, default=600)
-    parser.add_argument("--samples", type=at_least_1, default=2000, help="draws of z for each row that has a gap")
+    parser.add_argument("--epochs", type=at_least_1, default=400)
+    parser.add_argument("--samples", type=at_least_1, default=5000, help="draws of z for each row that has a gap")
     parser.add_argument("--out", type=Path, default=Path("runs/imputation"), help="the folder for results")
     parser.add_argument("--no-plots", action="store_true", help="leave the figure out")
     arguments = parser.parse_args()

@@ -2,12 +2,12 @@
 
     pip install ".[sklearn]" && python examples/sample_quality.py --data-dir DIR
 
-A small classifier of digits, 784-256-64-10 and trained here, sees the images; the values of its layer of 64 are what is
-compared. All models are 784-400-20-400-784 and trained alike, on pixels that are drawn black or white in each epoch; what
-is looked at are the means of p(x given z). Beside them stand what no prior can spoil, the reconstructions of test images,
-and real images that nobody has seen. The last arm knows classes, and the classifier reads the digits that it was told to
-draw. Sources: Heusel et al. 2017 for the Frechet distance, Kynkaanniemi et al. 2019 for precision and recall, Ghosh et
-al. 2020 for the mixture.
+A small classifier of digits, 784-256-64-10 and trained here, sees the images; the values of its layer of 64 are what
+is compared. All models are 784-400-20-400-784 and trained alike, on pixels that are drawn black or white in each
+epoch; what is looked at are the means of p(x given z). Beside them stand what no prior can spoil, the reconstructions
+of test images, and real images that nobody has seen. The last arm knows classes, and the classifier reads the digits
+that it was told to draw. Sources: Heusel et al. 2017 for the Frechet distance, Kynkaanniemi et al. 2019 for precision
+and recall, Ghosh et al. 2020 for the mixture.
 """
 
 import numpy as np
@@ -113,22 +113,23 @@ def main():
     parser = data_parser(__doc__.splitlines()[0], "runs/sample-quality", ("mnist", "sample"))
     parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--epochs", type=at_least_1, default=30)
-    parser.add_argument("--components", type=at_least_1, default=100, help="of all mixtures")
+    parser.add_argument("--epochs", type=at_least_1, default=20)
+    parser.add_argument("--components", type=at_least_1, default=50, help="of all mixtures")
+    parser.add_argument("--images", type=at_least_1, default=5000, help="test images, and draws, that are compared")
     parser.add_argument("--classifier-epochs", type=at_least_1, default=5)
     arguments = parser.parse_args()
     backend, dataset = start(arguments)
-    x_test, y_test = dataset.x_test.reshape(len(dataset.x_test), -1) / np.float32(255), dataset.y_test
+    x_test = dataset.x_test.reshape(len(dataset.x_test), -1) / np.float32(255)
     x_train = dataset.x_train.reshape(len(dataset.x_train), -1) / np.float32(255)
     classifier = Classifier(x_train.shape[1], arguments.seed)
     classifier.fit(x_train, dataset.y_train, arguments.classifier_epochs, arguments.seed)
     real, classes = classifier.features_and_classes(x_test)
-    accuracy = float(np.mean(classes == y_test))
+    accuracy, real = float(np.mean(classes == dataset.y_test)), real[: arguments.images]
     print(f"the classifier is right on {accuracy:.2%} of {len(x_test)} test images of {data_name(arguments, dataset)}")
     _, new = mv.nearest_rows(x_test[:1000], x_train)
     results, shown = {"classifier": accuracy, "nearest of test images": new.mean()}, {}
     print(f"{'':20} {'Frechet':>8} {'precision':>9} {'recall':>7} {'nearest':>8} {'as told':>8}")
-    for name, images, told in draws(arguments, backend, dataset, len(x_test)):
+    for name, images, told in draws(arguments, backend, dataset, len(real)):
         features, classes = classifier.features_and_classes(images.astype(np.float32))
         precision, recall = mv.precision_and_recall(real, features)
         result = {"frechet": mv.frechet_distance(real, features), "precision": precision, "recall": recall}

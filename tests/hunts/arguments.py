@@ -196,6 +196,10 @@ def fresh(folder):
             mv.miwae,
             {"columns": [(mv.Gaussian(), X)], "latent": D, "hidden": (4,), "activation": mv.ReLU} | plain,
         ),
+        "AggregateSampler": (mv.AggregateSampler, {"vae": vae, "x": x, "components": 2, "seed": 0}),
+        "frechet_distance": (mv.frechet_distance, {"a": x, "b": x[:5]}),
+        "precision_and_recall": (mv.precision_and_recall, {"real": x, "made": x[:5], "k": 3}),
+        "nearest_rows": (mv.nearest_rows, {"rows": x, "others": x[:5]}),
         "impute": (mv.impute, {"vae": with_gaps, "x": gaps, "draws": None, "samples": 3, "seed": 0, "y": None}),
         "Planar": (mv.Planar, {"dim": D}),
         "InverseAutoregressive": (
