@@ -15,7 +15,7 @@ from ..arguments import integer
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
 from ..model.parameters import within
-from ..model.vae import check_vae, finite, unwarned
+from ..model.vae import VAE, check_vae, finite, unwarned
 from ..randomness import AGGREGATE, SAMPLING, generator
 
 
@@ -31,7 +31,7 @@ class AggregateSampler:
     """
 
     @unwarned
-    def __init__(self, vae, x, components=10, seed=0):
+    def __init__(self, vae: VAE, x: np.ndarray, components: int = 10, seed: int = 0) -> None:
         try:
             from sklearn.mixture import GaussianMixture
         except ImportError as error:
@@ -51,7 +51,7 @@ class AggregateSampler:
             raise MiniVAEError(f"AggregateSampler: {self.components} components need more examples than {len(z)}")
         self.mixture = GaussianMixture(self.components, random_state=int(rng.integers(2**32))).fit(z)
 
-    def draw(self, n, seed=0):
+    def draw(self, n: int, seed: int = 0) -> np.ndarray:
         """n draws of z, (n, D)."""
         n, rng = integer("draw: n", n), generator(check_seed("draw: seed", seed), SAMPLING)
         of, noise = self.mixture, rng.standard_normal((n, self.vae.latent_dim))
@@ -59,6 +59,6 @@ class AggregateSampler:
         scales = np.linalg.cholesky(of.covariances_)
         return of.means_[k] + np.einsum("nij,nj->ni", scales[k], noise)
 
-    def sample(self, n, seed=0):
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """The means of p(x given z), (n, X), at n draws of z; as `VAE.sample` with the prior."""
         return self.vae.decode(self.draw(n, seed))

@@ -26,13 +26,16 @@ Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation
 10 and 12; columns of several kinds: Nazabal et al. 2020.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
 from ..arguments import integer
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError, shown
 from ..model.bounds import ImportanceWeighted
-from ..model.builders import _dense, _widths
+from ..model.builders import _activation, _dense, _widths
 from ..model.layers import Layer, Tanh
 from ..model.likelihoods import Categorical, Likelihood, log_softmax
 from ..model.parameters import Composite, joined, within
@@ -72,18 +75,15 @@ class Observed(Composite, Likelihood):
 
     takes_nan = True
 
-    def __init__(self, columns):
+    def __init__(self, columns: Sequence[tuple[Likelihood, int]]) -> None:
         self.columns = checked_columns("Observed", columns)
         self.n_columns = sum(n for _, n in self.columns)
-
-    @property
-    def from_logits(self):
-        return all(likelihood.from_logits for likelihood, _ in self.columns)
+        self.from_logits = all(likelihood.from_logits for likelihood, _ in self.columns)
 
     def parts(self):
         return {str(i): likelihood for i, (likelihood, _) in enumerate(self.columns)}
 
-    def blocks(self):
+    def blocks(self) -> Iterator[tuple[str, Likelihood, slice, slice]]:
         """For each likelihood its name, itself, its columns of x, its columns of the decoder's output."""
         start = start_out = 0
         for i, (likelihood, n) in enumerate(self.columns):
@@ -135,7 +135,7 @@ class Observed(Composite, Likelihood):
             made.append(function(likelihood, within(params, name), one_by_one).reshape(len(out), -1))
         return np.concatenate(made, axis=1)
 
-    def guess(self, params, out, w):
+    def guess(self, params: dict[str, np.ndarray], out: np.ndarray, w: np.ndarray) -> np.ndarray:
         """The best single guess (B, X) from weighted draws: out (L, B, P) and w (L, B), NumPy arrays.
 
         The mean, sum_l w_l E[x_i given z_l]; of a Categorical the level whose probability, averaged alike, is largest.
@@ -183,7 +183,7 @@ class ZeroFilled(Layer):
 
     fills_nan = True
 
-    def __init__(self, columns):
+    def __init__(self, columns: Sequence[tuple[Likelihood, int]]) -> None:
         self.columns = checked_columns("ZeroFilled", columns)
         self.input_shape = (sum(n for _, n in self.columns),)
 
@@ -219,7 +219,13 @@ class ZeroFilled(Layer):
         return np.concatenate(ys, axis=1), backward
 
 
-def miwae(columns, latent=10, hidden=(128,), activation=Tanh, **options):
+def miwae(
+    columns: Sequence[tuple[Likelihood, int]],
+    latent: int = 10,
+    hidden: Sequence[int] = (128,),
+    activation: type[Layer] = Tanh,
+    **options: Any,
+) -> VAE:
     """A VAE for tables with gaps: train it with several samples, `fit(vae, x, samples=20)`, where NaN is missing.
 
     columns    : as for `Observed`
@@ -231,6 +237,7 @@ def miwae(columns, latent=10, hidden=(128,), activation=Tanh, **options):
     likelihood, fill = Observed(columns), ZeroFilled(columns)
     (n_seen,) = fill.output_shape(fill.input_shape)
     latent, hidden = integer("miwae: latent", latent), _widths("miwae", "hidden", hidden)
+    _activation("miwae", activation)
     encoder = [fill, *_dense(n_seen, *hidden, 2 * latent, activation=activation)]
     n_out = likelihood.params_dim(likelihood.n_columns)
     decoder = _dense(latent, *reversed(hidden), n_out, activation=activation)
@@ -238,7 +245,14 @@ def miwae(columns, latent=10, hidden=(128,), activation=Tanh, **options):
 
 
 @unwarned
-def impute(vae, x, draws=None, samples=1000, seed=0, y=None):
+def impute(
+    vae: VAE,
+    x: np.ndarray,
+    draws: int | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    y: np.ndarray | int | None = None,
+) -> np.ndarray:
     """x with a guess in place of each NaN, or with draws from p(what is missing given what is there).
 
     vae     : a VAE with an `Observed` likelihood

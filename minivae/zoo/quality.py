@@ -29,7 +29,7 @@ def _pair(function, of_a, of_b, least=1):
     return a, b
 
 
-def frechet_distance(a, b):
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """How far apart two sets of rows are, taken for Gaussians; 0 where means and covariances agree.
 
         d^2 = |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
@@ -49,7 +49,7 @@ def frechet_distance(a, b):
     return float(max(difference @ difference + np.trace(C_a) + np.trace(C_b) - 2 * roots.sum(), 0.0))
 
 
-def precision_and_recall(real, made, k=3):
+def precision_and_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[float, float]:
     """Precision, the share of made rows that could be real; recall, the share of real rows that could have been made.
 
     real (N, F), made (M, F), features -> two numbers in [0, 1]
@@ -74,7 +74,7 @@ def _share_inside(rows, members, k):
     return float(np.mean(np.concatenate([(d <= radii).any(axis=1) for d in _squared_distances(rows, members)])))
 
 
-def nearest_rows(rows, others):
+def nearest_rows(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each row the nearest one of others, by Euclidean distance: its index and how far it is, (N,) each.
 
     rows (N, F), others (M, F). Draws much nearer to training examples than new examples are were learned by heart.
