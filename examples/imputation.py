@@ -6,8 +6,8 @@ Values of tables that come with scikit-learn are taken out completely at random,
 puts there: the numbers by their root mean squared error in units of the column's standard deviation, where the
 column's mean has an error of about 1; the one column of categories by the share of right ones. The classes of breast
 cancer, wine and iris and the sex of diabetes are such columns: scikit-learn's imputers get one column of 0 and 1 for
-each category, and the largest counts. All settings are the same for all tables. Source: Mattei & Frellsen 2019,
-"MIWAE: deep generative modelling and imputation of incomplete data sets".
+each category but one, and the largest of all counts. All settings are the same for all tables. Source: Mattei &
+Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete data sets".
 """
 
 import argparse
@@ -61,11 +61,15 @@ def of_sklearn(imputer):
     """A function as `miwae` that imputes as an estimator of scikit-learn does."""
 
     def impute(numbers, categories, n_categories, arguments, seed):
-        one_hot = np.where(np.isnan(categories)[:, None], np.nan, categories[:, None] == np.arange(n_categories))
+        columns = categories[:, None] == np.arange(
+            1, n_categories
+        )  # with one for 0 too, each would follow from the others
+        one_hot = np.where(np.isnan(categories)[:, None], np.nan, columns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # more rounds change the third digit at most
             made = imputer(seed).fit_transform(np.concatenate([numbers, one_hot], axis=1))
-        return made[:, :-n_categories], np.argmax(made[:, -n_categories:], axis=1)
+        numbers, one_hot = np.split(made, [numbers.shape[1]], axis=1)
+        return numbers, np.argmax(np.column_stack([1 - one_hot.sum(axis=1), one_hot]), axis=1)
 
     return impute
 
