@@ -18,6 +18,7 @@ from minivae.model.likelihoods import categorical_log_prob
 from minivae.model.parameters import Parameters
 from minivae.randomness import INITIALISATION, SHUFFLE, generator
 
+FEW = 300  # images whose nearest training images are looked for
 PRIORS = {
     "standard normal": lambda n_in, K: mv.StandardNormal(20),
     "mixture prior": lambda n_in, K: mv.MixturePrior(20, K),
@@ -87,7 +88,7 @@ def draws(arguments, backend, dataset, n):
             yield "reconstructions", vae.reconstruct(mv.binarize(x_test)[:n]), None
         yield name, vae.sample(n, seed=arguments.seed), None
         if name == "standard normal":
-            x = mv.binarize(x_train)
+            x = mv.binarize(x_train[:20_000])
             for K in (1, arguments.components):
                 sampler = mv.AggregateSampler(vae, x, K, arguments.seed)
                 yield f"its codes, {K} Gaussian{'s' * (K > 1)}", sampler.sample(n, arguments.seed), None
@@ -99,12 +100,12 @@ def draw(shown, x_train):
     """Ten draws of each arm above the training images nearest to them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1.55 * len(shown)), layout="constrained")
-    for part, (name, images) in zip(figure.subfigures(len(shown), 1), shown.items(), strict=True):
-        part.suptitle(name, fontsize=9)
+    figure = Figure(figsize=(12, 1.3 * len(shown) / 2), layout="constrained")
+    for part, (name, images) in zip(figure.subfigures(-(-len(shown) // 2), 2).flat, shown.items(), strict=True):
+        part.suptitle(name, fontsize=10)
         nearest = x_train[mv.nearest_rows(images, x_train)[0]]
         for axes, image in zip(part.subplots(2, 10).flat, (*images, *nearest), strict=True):
-            axes.imshow(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=image.max())
+            axes.imshow(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
             axes.axis("off")
     return figure
 
@@ -113,10 +114,10 @@ def main():
     parser = data_parser(__doc__.splitlines()[0], "runs/sample-quality", ("mnist", "sample"))
     parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--epochs", type=at_least_1, default=20)
-    parser.add_argument("--components", type=at_least_1, default=50, help="of all mixtures")
-    parser.add_argument("--images", type=at_least_1, default=5000, help="test images, and draws, that are compared")
-    parser.add_argument("--classifier-epochs", type=at_least_1, default=5)
+    parser.add_argument("--epochs", type=at_least_1, default=12)
+    parser.add_argument("--components", type=at_least_1, default=20, help="of all mixtures")
+    parser.add_argument("--images", type=at_least_1, default=3000, help="test images, and draws, that are compared")
+    parser.add_argument("--classifier-epochs", type=at_least_1, default=3)
     arguments = parser.parse_args()
     backend, dataset = start(arguments)
     x_test = dataset.x_test.reshape(len(dataset.x_test), -1) / np.float32(255)
@@ -126,19 +127,21 @@ def main():
     real, classes = classifier.features_and_classes(x_test)
     accuracy, real = float(np.mean(classes == dataset.y_test)), real[: arguments.images]
     print(f"the classifier is right on {accuracy:.2%} of {len(x_test)} test images of {data_name(arguments, dataset)}")
-    _, new = mv.nearest_rows(x_test[:1000], x_train)
+    _, new = mv.nearest_rows(x_test[:FEW], x_train)
     results, shown = {"classifier": accuracy, "nearest of test images": new.mean()}, {}
     print(f"{'':20} {'Frechet':>8} {'precision':>9} {'recall':>7} {'nearest':>8} {'as told':>8}")
     for name, images, told in draws(arguments, backend, dataset, len(real)):
         features, classes = classifier.features_and_classes(images.astype(np.float32))
         precision, recall = mv.precision_and_recall(real, features)
         result = {"frechet": mv.frechet_distance(real, features), "precision": precision, "recall": recall}
-        result["nearest"] = mv.nearest_rows(images[:1000], x_train)[1].mean() / new.mean()
+        result["nearest"] = mv.nearest_rows(images[:FEW], x_train)[1].mean() / new.mean()
         result["as told"] = None if told is None else float(np.mean(classes == told))
         of_told = "" if told is None else f"{result['as told']:8.2%}"
         numbers = f"{result['frechet']:8.2f} {precision:9.3f} {recall:7.3f} {result['nearest']:8.2f}"
         print(f"{name:20} {numbers} {of_told}".rstrip(), flush=True)
-        results[name], shown[name] = result, images[:10]
+        results[name] = result
+        if name not in ("training images", "reconstructions"):
+            shown[name] = images[:10]
         write_json(arguments.out / "result.json", results)
     if not arguments.no_plots:
         save_figures(arguments, sample_quality=draw(shown, x_train))
