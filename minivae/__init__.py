@@ -30,13 +30,17 @@ from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
+from .zoo.aggregate import AggregateSampler
 from .zoo.branches import SideBySide, WithInput
+from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
 from .zoo.gumbel import GumbelSoftmax, UniformCodes
 from .zoo.mig import Disentanglement, mutual_information_gap
+from .zoo.missing import Observed, ZeroFilled, impute, miwae
 from .zoo.mixture import MixturePrior
 from .zoo.mmd import MMD
+from .zoo.quality import frechet_distance, nearest_rows, precision_and_recall
 from .zoo.residual import Residual
 from .zoo.total_correlation import BetaTC, KLParts, kl_parts
 from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior, two_layers
@@ -53,6 +57,7 @@ __all__ = [
     "SGD",
     "VAE",
     "Adam",
+    "AggregateSampler",
     "Bernoulli",
     "BetaTC",
     "Bound",
@@ -90,8 +95,10 @@ __all__ = [
     "MiniVAEError",
     "MiniVAEWarning",
     "MixturePrior",
+    "Observed",
     "Optimizer",
     "Planar",
+    "Poisson",
     "Posterior",
     "PredictedVarianceGaussian",
     "Prior",
@@ -114,19 +121,25 @@ __all__ = [
     "VampPrior",
     "VectorQuantized",
     "WithInput",
+    "ZeroFilled",
     "binarize",
     "codebook_use",
     "convnet",
     "diagnose",
     "fit",
+    "frechet_distance",
     "from_torch_state_dict",
     "get_backend",
     "gradcheck",
+    "impute",
     "kl_parts",
     "linear_warmup",
     "load",
+    "miwae",
     "mlp",
     "mutual_information_gap",
+    "nearest_rows",
+    "precision_and_recall",
     "rows",
     "save",
     "to_torch_state_dict",

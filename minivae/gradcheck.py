@@ -24,11 +24,13 @@ from .model.posteriors import DiagonalGaussian
 from .model.priors import StandardNormal
 from .model.vae import VAE
 from .randomness import generator
-from .zoo import gated, gumbel, mixture, mmd, total_correlation, two_layers, vector_quantized
+from .zoo import counts, gated, gumbel, missing, mixture, mmd, total_correlation, two_layers, vector_quantized
 from .zoo.branches import SideBySide, WithInput
+from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
 from .zoo.gumbel import GumbelSoftmax, UniformCodes
+from .zoo.missing import Observed, ZeroFilled, miwae
 from .zoo.mixture import MixturePrior
 from .zoo.mmd import MMD
 from .zoo.residual import Residual
@@ -197,8 +199,8 @@ def check_part(backend, name, part, call, others=None, **arrays):
     return compare(name, backend, function, arrays | params, constants | (others or {}))
 
 
-def check_layer(backend, layer, input_shape, name=None, rows=4):
-    """A layer: the gradients of its input and of its parameters."""
+def check_layer(backend, layer, input_shape, name=None, rows=4, x=None):
+    """A layer: the gradients of its input and of its parameters; x (rows, ...) where not any numbers will do."""
 
     def call(params, a):
         y, backward = layer.forward(params, a["x"])
@@ -209,7 +211,7 @@ def check_layer(backend, layer, input_shape, name=None, rows=4):
 
         return (y,), named
 
-    x = _off_kinks(generator(8), rows, *input_shape)
+    x = _off_kinks(generator(8), rows, *input_shape) if x is None else x
     return check_part(backend, name or type(layer).__name__, layer, call, x=x)
 
 
@@ -323,15 +325,19 @@ def check_bound(backend, bound, name, kl_shape, L=3, B=4):
     return compare(name, backend, function, arrays, {"beta": np.full(1, 0.7)})
 
 
-def check_vae(backend, name, L, limit=None, make=VAE, **parts):
-    """A small VAE as a whole, or at most `limit` entries of each of its parameters; `make` takes its parts."""
+def check_vae(backend, name, L, limit=None, make=VAE, x=None, **parts):
+    """A small VAE as a whole, or at most `limit` entries of each of its parameters; `make` takes its parts.
+
+    x : five examples, where not any pixels will do
+    """
     rng = generator(5)
     if make is VAE:
         parts.setdefault("encoder", [Dense(12, 9), ReLU(), Dense(9, 7), Tanh(), Dense(7, 6)])
         parts.setdefault("decoder", [Dense(3, 8), ReLU(), Dense(8, 12)])
     vae = make(beta=0.7, backend=backend, dtype="float64", **parts)
     y = rng.integers(vae.n_classes, size=5) if vae.n_classes else None
-    result = gradcheck(vae, rng.random((5, vae.input_dim)), rng.standard_normal((L, 5, vae.latent_dim)), limit, y)
+    x = rng.random((5, vae.input_dim)) if x is None else x
+    result = gradcheck(vae, x, rng.standard_normal((L, 5, vae.latent_dim)), limit, y)
     result.name = name
     return result
 
@@ -349,6 +355,19 @@ def flow_prior(dim=3):
 def small_two_layers(top=None):
     """A function of a model's options that makes a small model of two stochastic layers, for twelve pixels."""
     return lambda **options: two_layers.two_layers(12, (2, 3), 4, top, **options)
+
+
+def table_columns():
+    """Five columns of three kinds, one of which has a parameter of its own."""
+    return [(SharedVarianceGaussian(0.5), 2), (Categorical(3), 1), (Poisson(), 1), (PredictedVarianceGaussian(), 1)]
+
+
+def table_rows(n, gaps=0.3):
+    """n rows of such a table, of which a share is missing."""
+    rng = generator(10)
+    columns = [rng.standard_normal((n, 2)), rng.integers(0, 3, (n, 1)) / 2, rng.poisson(2, (n, 1)), rng.random((n, 1))]
+    x = np.concatenate(columns, axis=1)
+    return np.where(rng.random(x.shape) < gaps, np.nan, x)
 
 
 def conv_networks():
@@ -454,6 +473,11 @@ def function_checks():
         ),
         "categorical_kl": (gumbel.categorical_kl, {"logits": _off_kinks(rng, B, 2, 3)}),
         "squared_distance": (vector_quantized.squared_distance, {"a": mu, "b": log_var}),
+        "poisson_log_prob": (
+            lambda log_rate: counts.poisson_log_prob(np.rint(4 * x), log_rate), {"log_rate": _off_kinks(rng, L, B, 5)},
+        ),
+        "zero_filled": (missing.zero_filled, {"x": _off_kinks(rng, 4, 5)}),
+        "log_filled": (missing.log_filled, {"x": x}),
         "append_labels": (lambda x: labels.append_labels(x, y), {"x": rng.random((L, B, 5))}),
     }  # fmt: skip
     return {
@@ -480,6 +504,7 @@ def checks():
         "Residual": lambda b: check_layer(b, Residual([Dense(6, 5), Tanh(), Dense(5, 6)]), (6,)),
         "SideBySide": lambda b: check_layer(b, SideBySide([[Dense(2, 5), Tanh(), Dense(5, 3)], [Dense(4, 2)]]), (6,)),
         "WithInput": lambda b: check_layer(b, WithInput([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),
+        "ZeroFilled": lambda b: check_layer(b, ZeroFilled(table_columns()), (5,), x=table_rows(4, 0)),
         "LayerNorm": lambda b: check_layer(b, LayerNorm(6), (6,)),
         "LayerNorm of pixels": lambda b: check_layer(b, LayerNorm(3), (2, 2, 3), "LayerNorm, of each pixel"),
         "Sequential": lambda b: check_layer(b, Sequential([Dense(6, 5), Tanh(), Dense(5, 4)]), (6,)),
@@ -522,6 +547,8 @@ def checks():
         "shared variance": lambda b: check_likelihood(b, SharedVarianceGaussian(0.5), pixels),
         "predicted variance": lambda b: check_likelihood(b, PredictedVarianceGaussian(), pixels),
         "Categorical": lambda b: check_likelihood(b, Categorical(3), pixels),
+        "Poisson": lambda b: check_likelihood(b, Poisson(), np.rint(4 * pixels)),
+        "Observed": lambda b: check_likelihood(b, Observed(table_columns()), table_rows(4)),
         "ELBO": lambda b: check_bound(b, bounds.elbo, "elbo, analytic KL", (4,)),
         "ELBO samples": lambda b: check_bound(b, bounds.elbo, "elbo, Monte-Carlo KL", (3, 4)),
         "ImportanceWeighted": lambda b: check_bound(b, bounds.importance_weighted, "importance_weighted", (3, 4)),
@@ -549,6 +576,14 @@ def checks():
         ),
         "VAE Gumbel-softmax": lambda b: check_vae(
             b, "VAE, Gumbel-softmax, L = 2", 2, 8, posterior=GumbelSoftmax(3), **discrete_networks()
+        ),
+        "VAE with gaps": lambda b: check_vae(
+            b,
+            "VAE, columns of three kinds with gaps",
+            3,
+            8,
+            lambda **o: miwae(table_columns(), 2, (4,), **o),
+            table_rows(5),
         ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
         "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),

@@ -8,7 +8,7 @@ import numpy as np
 
 # The second word of a generator's key, so that no two purposes share random numbers.
 CALL_NOISE, EVALUATION_NOISE, SAMPLING, LIKELIHOOD_NOISE, SHUFFLE, FIT_NOISE, SPLIT = range(1, 8)
-BINARIZATION, FIT_BINARIZATION, DIAGNOSIS, FIT_UNIFORM = 8, 9, 10, 11
+BINARIZATION, FIT_BINARIZATION, DIAGNOSIS, FIT_UNIFORM, IMPUTATION, AGGREGATE = 8, 9, 10, 11, 12, 13
 # NumPy ignores zeros at the end of a key. With a 0 here, as in version 0.1, initial weights would be the numbers that
 # default_rng(seed) gives, from which a user's data may be drawn. These four letters are "init".
 INITIALISATION = int.from_bytes(b"init", "big")

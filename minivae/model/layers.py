@@ -100,6 +100,7 @@ class Layer(Part):
     """
 
     input_shape: tuple[int, ...] | None = None  # the shape of one input row where the layer fixes it, such as (784,)
+    fills_nan = False  # whether it makes numbers of NaN
 
     def output_shape(self, input_shape):
         """The shape of one output row for input rows of this shape; raises MiniVAEError where they don't fit."""
@@ -206,6 +207,7 @@ class Sequential(Composite, Layer):
             if not isinstance(layer, Layer):
                 raise MiniVAEError(f"Sequential: layer {i} should be a layer such as Dense, got {named(layer)}")
         self.input_shape = next((layer.input_shape for layer in self.layers if layer.input_shape), None)
+        self.fills_nan = any(layer.fills_nan for layer in self.layers)
 
     def parts(self):
         return {str(i): layer for i, layer in enumerate(self.layers)}

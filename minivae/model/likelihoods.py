@@ -110,6 +110,7 @@ class Likelihood(Part):
     """
 
     from_logits = False  # whether the decoder's output is logits, any numbers
+    takes_nan = False  # whether a NaN in x is a value that is missing
 
     def params_dim(self, n_pixels):
         """The width P of the decoder's output for rows of n_pixels values."""

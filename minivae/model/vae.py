@@ -296,14 +296,20 @@ class VAE:
         """What the prior is handed, see `_prior_params`."""
         return self._prior_params({name: within(self._params, name) for name in self.parts})[0]
 
-    def _log_weights(self, x, y, eps, of_prior=None):
-        """The logarithms of the importance weights p(x given z) p(z) / q(z given x), (L, B)."""
+    def _weighted(self, x, y, eps, of_prior=None):
+        """The decoder's output at draws of z from q(z given x), (L, B, P), and the logarithms of their importance
+        weights p(x given z) p(z) / q(z given x), (L, B)."""
         params = self._params
         (z, log_q), _ = self.posterior.with_log_q(within(params, "posterior"), self._encode(x, y), eps)
-        log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, self._decode(z, y))
+        out = self._decode(z, y)
+        log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, out)
         of_prior = self._of_prior() if of_prior is None else of_prior
         log_pz, _ = self.prior.log_prob(of_prior, z.reshape(-1, self.latent_dim))
-        return log_px + log_pz.reshape(log_px.shape) - log_q
+        return out, log_px + log_pz.reshape(log_px.shape) - log_q
+
+    def _log_weights(self, x, y, eps, of_prior=None):
+        """The logarithms of the importance weights alone."""
+        return self._weighted(x, y, eps, of_prior)[1]
 
     # ---------------------------------------------------------------------------- input and its checks
 
@@ -328,9 +334,12 @@ class VAE:
                 x = x.astype(self.dtype)  # what overflows is found below
         for start in range(0, len(x), CHECKED_ROWS):
             rows = x[start : start + CHECKED_ROWS]
-            if not np.isfinite(rows).all():
-                bad = start + int(np.argmin(np.isfinite(rows).all(axis=1)))
-                raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first")
+            gaps = self.likelihood.takes_nan and self.encoder.fills_nan
+            usable = ~np.isinf(rows) if gaps else np.isfinite(rows)
+            if not usable.all():
+                bad = start + int(np.argmin(usable.all(axis=1)))
+                hint = "" if gaps else ", or leave out what is NaN, with ZeroFilled in the encoder and Observed columns"
+                raise MiniVAEError(f"x has a NaN or an infinity in row {bad}: clean the data first{hint}")
             self.likelihood.check(rows)
         return x
 

@@ -30,9 +30,10 @@ def explain(training, start):
 def _scale(training):
     """A sentence on the scale of x, where that is the likely cause; uint8 pixels are brought to [0, 1] anyway."""
     x = training.vae.backend.to_host(training.arrays["data"])
-    if x.dtype == np.uint8 or -LARGE <= x.min() and x.max() <= LARGE:
+    low, high = np.nanmin(x), np.nanmax(x)
+    if x.dtype == np.uint8 or -LARGE <= low and high <= LARGE:
         return ""
-    return f"x lies in [{x.min():g}, {x.max():g}]: divide it by its maximum, or by its standard deviation. "
+    return f"x lies in [{low:g}, {high:g}]: divide it by its maximum, or by its standard deviation. "
 
 
 def _find(training, start):
@@ -59,8 +60,13 @@ def first_bad(step):
         list_ = trace(step.step, step.arrays, vae.dtype)
     except Untraceable:
         return "a value, which cannot be named because the step cannot be traced,"
+    gaps = {list_.inputs["data"].number} if vae.likelihood.takes_nan else set()  # values with a NaN that x has
     for value, array in interpret(list_, step.arrays, vae.backend.asarray):
-        if array.dtype.kind == "f" and not np.isfinite(vae.backend.to_host(array)).all():
+        array = vae.backend.to_host(array)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if gaps & {source.base.number for source in value.inputs} and not np.isinf(array).any():
+                gaps.add(value.number)
+                continue
             used = [name for source in value.inputs if (name := _parameter(vae, list_, source))]
             return f"{value.name}{' with ' + used[0] if used else ''} ({value.line}: `{value.line.text}`)"
     return "a tensor"

@@ -44,7 +44,7 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     y = None if y is None else np.asarray(y)[:n_points]
     names = list(map(str, class_names or range(int(y.max()) + 1 if y is not None else vae.n_classes or 0)))
     pixels = x if x.dtype == np.uint8 else np.rint(255 * x)
-    if pixels.min() < 0 or pixels.max() > 255:
+    if not (pixels.min() >= 0 and pixels.max() <= 255):  # a NaN does not
         raise MiniVAEError(f"explore draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")
     mu, _ = vae.encode(x, y if vae.n_classes else None)
     mean, directions, labels = _plane(mu)

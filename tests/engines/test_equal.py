@@ -8,7 +8,7 @@ from reference import models
 import minivae as mv
 from minivae.engine import backend as backends
 from minivae.engine.backend import Eager, NumpyBackend
-from minivae.gradcheck import flow_prior
+from minivae.gradcheck import flow_prior, table_columns, table_rows
 from minivae.training.state import Training
 
 ENGINES = ["numpy", "numba", "fake"]
@@ -56,6 +56,10 @@ def gates():
 
 def two_layers(top=None):
     return lambda **options: mv.two_layers(12, (2, 3), 5, top, **options)
+
+
+def with_gaps(**options):
+    return mv.miwae(table_columns(), 3, (6,), **options)
 
 
 # Name -> how to make the networks, the model's other parts, and how it is trained.
@@ -113,6 +117,8 @@ MODELS = {
     "Gumbel-softmax of one variable": (lambda: networks(n_z=6), {"posterior": mv.GumbelSoftmax(6, 0.3)}, {}),
     "codebook": (lambda: networks(n_z=6), {"posterior": mv.VectorQuantized(4, 2)}, {"samples": 2}),
     "codebook, one vector": (lambda: networks(n_z=6), {"posterior": mv.VectorQuantized(3, 6), "beta": 0.5}, {}),
+    "gaps": (with_gaps, {}, {"whole": True, "samples": 3, "x": table_rows(23)}),
+    "gaps, one sample": (with_gaps, {"bound": mv.ELBO()}, {"whole": True, "x": table_rows(23)}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),
@@ -144,6 +150,7 @@ def train(backend, name, dtype, kind):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (23, vae.input_dim), np.uint8)
     x = x if kind == "pixels" else rng.random(x.shape).astype(kind)
+    x = options.pop("x", x)
     data = (x, np.arange(23) % vae.n_classes) if vae.n_classes else x
     history = mv.fit(vae, data, progress=False, **options)
     losses = [[row[f"train_{part}"] for part in ("loss", "reconstruction", "kl")] for row in history]

@@ -127,3 +127,30 @@ def test_anomalies(tmp_path):
     assert len(result) == 4 and all(f"{area['mean']:.3f}" in process.stdout for area in result.values())
     assert all(0.8 < area["mean"] < 1 for area in result.values())
     assert len(result["VAE"]["classes"]) == 3 and min(result["VAE"]["classes"]) > 0.85
+
+
+def test_imputation(tmp_path):
+    """On the smallest table, briefly trained."""
+    pytest.importorskip("sklearn.base")
+    brief = ["--tables", "iris", "--shares", 0.3, "--seeds", 2, "--epochs", 60, "--samples", 100, "--no-plots"]
+    process = run("imputation.py", *brief, "--out", tmp_path)
+    result = {each["imputer"]: each for each in json.loads((tmp_path / "result.json").read_text())}
+    assert list(result) == ["mean", "nearest neighbours", "iterative", "VAE"] and "iris, 30% missing" in process.stdout
+    mean, vae = result["mean"], result["VAE"]
+    assert all(0.9 < error < 1.1 for error in mean["errors"]) and all(right < 0.6 for right in mean["right"])
+    assert all(error < 0.85 for error in vae["errors"]) and all(right > 0.6 for right in vae["right"])
+
+
+def test_sample_quality(tmp_path):
+    pytest.importorskip("sklearn.mixture")
+    brief = ["--dataset", "sample", "--backend", "numpy", "--limit", 600, "--epochs", 1, "--components", 2]
+    process = run("sample_quality.py", *brief, "--images", 200, "--classifier-epochs", 8, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result.pop("classifier") > 0.7 and result.pop("nearest of test images") > 0
+    assert list(result)[:3] == ["training images", "reconstructions", "standard normal"] and len(result) == 8
+    assert all(f"{each['frechet']:8.2f} {each['precision']:9.3f}" in process.stdout for each in result.values())
+    real, drawn = result["training images"], result["standard normal"]
+    assert real["frechet"] < drawn["frechet"] and real["nearest"] < 1e-6 < drawn["nearest"]
+    assert real["precision"] > 0.7 and real["recall"] > 0.7 > drawn["recall"]
+    assert [name for name, each in result.items() if each["as told"] is not None] == ["with classes"]
+    assert (tmp_path / "sample_quality.png").stat().st_size > 10_000

@@ -148,6 +148,7 @@ def fresh(folder):
     x, y = np.random.default_rng(1).random((N, X), np.float32), np.arange(N) % 3
     vae, z, eps = model(), np.zeros((4, D)), np.zeros((2, N, D))
     conditional = mv.VAE([mv.Dense(X + 3, 2 * D)], [mv.Dense(D + 3, X)], n_classes=3)
+    with_gaps, gaps = mv.miwae([(mv.Gaussian(), X)], D, (4,)), np.where(x < 0.5, np.nan, x)
     layers = {"encoder": [mv.Dense(X, 2 * D)], "decoder": [mv.Dense(D, X)]}
     history = mv.fit(vae, x, 0.2, epochs=1)
     path = folder / "model.safetensors"
@@ -192,6 +193,17 @@ def fresh(folder):
         "SharedVarianceGaussian": (mv.SharedVarianceGaussian, {"std": 1.0, "min_std": 1e-3}),
         "PredictedVarianceGaussian": (mv.PredictedVarianceGaussian, {"min_std": 1e-3}),
         "Categorical": (mv.Categorical, {"levels": 3}),
+        "Observed": (mv.Observed, {"columns": [(mv.Gaussian(), X)]}),
+        "ZeroFilled": (mv.ZeroFilled, {"columns": [(mv.Gaussian(), X)]}),
+        "miwae": (
+            mv.miwae,
+            {"columns": [(mv.Gaussian(), X)], "latent": D, "hidden": (4,), "activation": mv.ReLU} | plain,
+        ),
+        "AggregateSampler": (mv.AggregateSampler, {"vae": vae, "x": x, "components": 2, "seed": 0}),
+        "frechet_distance": (mv.frechet_distance, {"a": x, "b": x[:5]}),
+        "precision_and_recall": (mv.precision_and_recall, {"real": x, "made": x[:5], "k": 3}),
+        "nearest_rows": (mv.nearest_rows, {"rows": x, "others": x[:5]}),
+        "impute": (mv.impute, {"vae": with_gaps, "x": gaps, "draws": None, "samples": 3, "seed": 0, "y": None}),
         "Planar": (mv.Planar, {"dim": D}),
         "InverseAutoregressive": (
             mv.InverseAutoregressive,

@@ -40,7 +40,9 @@ PARTS = {
     "InverseAutoregressive": mv.InverseAutoregressive(3, 5, context=2, reverse=True),
     "MMD": mv.MMD(20.0, widths=[0.5, 2.0]),
     "MixturePrior": mv.MixturePrior(3, components=4),
+    "Observed": mv.Observed([(mv.Gaussian(0.3), 2), (mv.Categorical(3), 1)]),
     "Planar": mv.Planar(3),
+    "Poisson": mv.Poisson(),
     "PredictedVarianceGaussian": mv.PredictedVarianceGaussian(min_std=0.01),
     "RMSprop": mv.RMSprop(1e-4, rho=0.5, eps=1e-5),
     "ReLU": mv.ReLU(),
@@ -59,6 +61,7 @@ PARTS = {
     "VampPrior": mv.VampPrior(3, 7, components=4),
     "VectorQuantized": mv.VectorQuantized(4, 2, commitment=0.5),
     "WithInput": mv.WithInput([mv.Dense(3, 4), mv.Tanh()]),
+    "ZeroFilled": mv.ZeroFilled([(mv.Poisson(), 2), (mv.Categorical(3), 1)]),
 }
 BASES = {"Bound", "Flow", "Layer", "Likelihood", "Optimizer", "Posterior", "Prior", "Regulariser"}
 
