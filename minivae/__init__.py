@@ -29,6 +29,7 @@ from .model.vae import VAE, Losses
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
+from .zoo.avb import ImplicitPosterior, avb
 from .zoo.branches import SideBySide, WithInput
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
@@ -66,6 +67,7 @@ __all__ = [
     "GatedDense",
     "Gaussian",
     "History",
+    "ImplicitPosterior",
     "ImportanceWeighted",
     "Interrupted",
     "InverseAutoregressive",
@@ -98,6 +100,7 @@ __all__ = [
     "TwoLayerPrior",
     "VampPrior",
     "WithInput",
+    "avb",
     "binarize",
     "convnet",
     "diagnose",

@@ -18,9 +18,12 @@ class Posterior(Part):
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
         backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against N(0, I)
                                                                  and what free bits add to it, (B,) each
+    proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
+    own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
+        backward(dloss) -> their grads                           are trained by, in place of the model's loss
     """
 
-    has_analytic_kl = False
+    has_analytic_kl = has_own_loss = False
     begins_with_gaussian = False  # whether the statistics begin with mu and log_var of a diagonal Gaussian
 
     def latent_dim(self, stats_dim):
@@ -35,6 +38,9 @@ class Posterior(Part):
 
     def with_log_q(self, params, stats, eps):
         raise NotImplementedError
+
+    def proposal(self, params, stats, eps):
+        return self.with_log_q(params, stats, eps)[0]
 
 
 class DiagonalGaussian(Posterior):

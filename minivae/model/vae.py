@@ -245,9 +245,17 @@ class VAE:
         return append_labels(x, y) if self.labels.n_classes else (x, lambda dx: dx)
 
     def losses_and_gradients(self, params, x, eps, beta, y=None):
-        """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order."""
+        """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order.
+
+        What a posterior trains by a loss of its own, such as a discriminator, has the gradients of that.
+        """
         losses, backward = self.forward(params, x, eps, beta, y, self.free_bits)
-        grads = backward(np.full_like(losses[0], 1 / x.shape[0]))
+        dloss = np.full_like(losses[0], 1 / x.shape[0])
+        grads = backward(dloss)
+        if self.posterior.has_own_loss:
+            stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
+            _, own_backward = self.posterior.own_loss(within(params, "posterior"), stats, eps)
+            grads |= joined({"posterior": own_backward(dloss)})
         return np.stack(losses), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
 
     def named(self, flat):
@@ -275,7 +283,7 @@ class VAE:
     def _log_weights(self, x, y, eps, of_prior=None):
         """The logarithms of the importance weights p(x given z) p(z) / q(z given x), (L, B)."""
         params = self._params
-        (z, log_q), _ = self.posterior.with_log_q(within(params, "posterior"), self._encode(x, y), eps)
+        z, log_q = self.posterior.proposal(within(params, "posterior"), self._encode(x, y), eps)
         log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, self._decode(z, y))
         of_prior = self._of_prior() if of_prior is None else of_prior
         log_pz, _ = self.prior.log_prob(of_prior, z.reshape(-1, self.latent_dim))
