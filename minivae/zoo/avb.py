@@ -113,7 +113,7 @@ class ImplicitPosterior(Composite, Posterior):
         self.pace = number(pace)
         if not 0 < self.pace < math.inf:
             raise MiniVAEError(f"ImplicitPosterior: pace should be a positive number, got {shown(pace)}")
-        self.adaptive, self.draws = flag("ImplicitPosterior: adaptive", adaptive), integer("draws", draws, 2)
+        self.adaptive, self.draws = flag("ImplicitPosterior: adaptive", adaptive), integer("ImplicitPosterior: draws", draws, 2)
         self.stacks = {
             name: Sequential(layers)
             for name, layers in (("noise", noise), ("features", features), ("discriminator", discriminator))

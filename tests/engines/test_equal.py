@@ -58,6 +58,10 @@ def two_layers(top=None):
     return lambda **options: mv.two_layers(12, (2, 3), 5, top, **options)
 
 
+def implicit(adaptive):
+    return lambda **options: mv.avb(12, 3, 8, adaptive, draws=4, **options)
+
+
 # Name -> how to make the networks, the model's other parts, and how it is trained.
 MODELS = {
     "ELBO": (networks, {}, {}),
@@ -100,6 +104,8 @@ MODELS = {
         {"whole": True, "samples": 2},
     ),
     "two layers, VampPrior, one sample": (two_layers(mv.VampPrior(3, 12, 4)), {}, {"whole": True, "binarize": True}),
+    "implicit posterior": (implicit(True), {}, {"whole": True, "samples": 2, "binarize": True}),
+    "implicit posterior, not adaptive": (implicit(False), {"prior": mv.MixturePrior(3, 2)}, {"whole": True}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),

@@ -31,6 +31,7 @@ MODELS = {
     "VampPrior": lambda **options: plain(mv.VampPrior(3, 12, 5), **options),
     "flow": lambda **options: plain(flow_prior(), **options),
     "two layers": lambda **options: mv.two_layers(12, (2, 3), 5, seed=2, **options),
+    "implicit": lambda **options: mv.avb(12, 3, 8, draws=8, prior=mv.MixturePrior(3, 4), seed=2, **options),
     "two layers, VampPrior": lambda **options: mv.two_layers(12, (2, 3), 5, mv.VampPrior(3, 12, 4), seed=2, **options),
 }
 
