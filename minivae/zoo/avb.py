@@ -1,11 +1,12 @@
 """Adversarial variational Bayes: a posterior that one can draw from but not write down, and a discriminator for its KL.
 
-The posterior is a network that noise enters. With e from N(0, I), of as many dimensions as z,
+The posterior. Noise e from N(0, I), of as many dimensions as z, goes through a network v, and what the encoder makes of x
+says how to mix what comes out:
 
-    z = mu(x) + std(x) u,    u = (w - mean w) / (standard deviation of w),    w = e + g(x, e)
+    z = mu(x) + std(x) u,    u_d = sum_i A_di(x) (v_i(e) - mean v_i) / s_d(x),    s_d^2 = A_d' C A_d
 
-where mean and deviation are those of w over e, for each x by itself. If g is 0 this is a diagonal Gaussian; any other g
-gives a distribution of the same mean and variances and of whatever shape, whose density nobody knows.
+C is the covariance of the v_i(e), so that every u_d has mean 0 and variance 1, and z the mean mu and the variances std^2,
+like a diagonal Gaussian; but the shape may be any, and nobody knows the density.
 
 The KL needs log q(z given x). By the change of variables it is log q(u given x) - sum_d log std_d, and the first is
 learned: a discriminator T(x, u) is trained to tell u, drawn as above, from v, drawn from N(0, I), by the loss
@@ -26,8 +27,8 @@ the encoder's: the way through the draw u is all there is. T's weights get the g
 which u is a constant, and not that of the ELBO, which would have T say what is cheap in place of what is true. Both are
 updated in the same step, as in the paper's algorithm 1.
 
-Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", sections 2 and 3. There the posterior is a sum
-of products of functions of x and of noise, so that mean and variance follow; here they are averages over some fixed e.
+Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", sections 2 and 3. There each v_i has noise of
+its own, so that C is diagonal, and its averages are taken over the batch; here over some fixed e.
 """
 
 import math
@@ -48,25 +49,33 @@ from .branches import WithInput
 SMALLEST = 1e-6  # is added to a variance that is divided by
 
 
-def standardize(w, draws):
-    """w, shifted and scaled by what gives `draws` mean 0 and variance 1.
+def standard_mixture(A, v, draws):
+    """Mixtures of noise, with weights of each example's own, of mean 0 and variance 1.
 
-        u_l = (w_l - m) / s,    m = mean_k draws_k,    s^2 = mean_k (draws_k - m)^2 + 1e-6
+        u_lbd = sum_i A_bdi (v_lbi - m_i) / s_bd,    s_bd^2 = A_bd' C A_bd + 1e-6
 
-    w (L, B, D);  draws (K, B, D) -> u (L, B, D)
+    A (B, D, M);  v (L, B, M);  draws (K, M), of which m is the mean and C the covariance -> u (L, B, D)
 
-    dw = du / s. Through m and s to each draw, with c_k = (draws_k - m) / s, as dm/ddraws_k = 1/K and ds/ddraws_k = c_k/K:
-        ddraws_k = -1/(K s) (sum_l du_l + c_k sum_l du_l u_l)
+    With c = v - m, the numerator n = A c, dn = du / s, and r_bd = d/d(s^2) = -1/(2 s^2) sum_l du_lbd u_lbd:
+        dA_bd   = sum_l dn_lbd c_lb + 2 r_bd C A_bd          dv_lb = sum_d dn_lbd A_bd
+        dC      = sum_bd r_bd A_bd A_bd'                     dm    = -sum_lb dv_lb
+    and, as m = 1/K sum_k draws_k and C = 1/K sum_k (draws_k - m)(draws_k - m)',
+        ddraws_k = 1/K (2 dC (draws_k - m) + dm)
     """
-    K = len(draws)
-    m = np.sum(draws, axis=0) * (1 / K)
-    centred = draws - m
-    s = np.sqrt(np.sum(centred**2, axis=0) * (1 / K) + SMALLEST)
-    u = (w - m) / s
+    B, D, M = A.shape
+    m = np.sum(draws, axis=0) * (1 / len(draws))
+    centred, c, rows = draws - m, v - m, A.reshape(B * D, M)
+    AC = rows @ (centred.T @ (centred * (1 / len(draws))))
+    s = np.sqrt(np.sum(AC * rows, axis=1) + SMALLEST).reshape(B, D)
+    u = np.sum(A * c[:, :, None, :], axis=-1) / s
 
     def backward(du):
-        dw = du / s
-        return dw, (np.sum(dw, axis=0) + centred / s * np.sum(dw * u, axis=0)) * (-1 / K)  # dw, ddraws
+        dn = (du / s)[..., None]
+        r = (np.sum(du * u, axis=0) * (-0.5 / s**2)).reshape(B * D, 1)
+        dA = np.sum(dn * c[:, :, None, :], axis=0) + (2 * r * AC).reshape(B, D, M)
+        dv = np.sum(dn * A, axis=2)
+        dC, dm = (r * rows).T @ rows, -np.sum(dv, axis=(0, 1))
+        return dA, dv, (2 * (centred @ dC) + dm) * (1 / len(draws))  # the last is ddraws
 
     return u, backward
 
@@ -94,26 +103,26 @@ def contrast_loss(t_drawn, t_contrast):
 class ImplicitPosterior(Composite, Posterior):
     """q(z given x) = the distribution of mu + std u, with u of mean 0, variance 1 and any shape; see the module.
 
-    noise         : layers of g, from [h, e] (rows, H + D) to (rows, D)
+    noise         : layers of v, from e (rows, D) to (rows, M)
     features      : layers from x to what the discriminator sees of it, (rows, F)
     discriminator : layers of T, from [features, u] (rows, F + D) to (rows, 1)
     adaptive      : whether u is told from N(0, I), or else z itself
-    draws         : K, over how many fixed e mean and deviation of w are taken
+    draws         : K, over how many fixed e the mean and the covariance of v are taken
     pace          : the weights of features and discriminator are kept divided by it, so that a step of Adam or RMSprop,
                     whose length knows nothing of the gradient's, goes so many times as far: T is to follow q closely
 
-    The encoder gives (B, 2 D + H + X): mu, log_var, what g sees of x, and x itself; see `WithInput`. The KL is an
-    estimate, as good as T is, and no bound: a T that is too weak for q takes it to be smaller than it is. For
-    `VAE.log_likelihood` draws come from N(mu, std^2), whose density is known.
+    The encoder gives (B, 2 D + D M + X): mu, log_var, A, and x itself; see `WithInput`. The KL is an estimate, as good as
+    T is, and no bound: a T that is too weak for q takes it to be smaller than it is. For `VAE.log_likelihood` draws come
+    from N(mu, std^2), whose density is known.
     """
 
     has_own_loss = True
 
-    def __init__(self, noise, features, discriminator, adaptive=True, draws=32, pace=5.0):
+    def __init__(self, noise, features, discriminator, adaptive=True, draws=500, pace=5.0):
         self.pace = number(pace)
         if not 0 < self.pace < math.inf:
             raise MiniVAEError(f"ImplicitPosterior: pace should be a positive number, got {shown(pace)}")
-        self.adaptive, self.draws = flag("ImplicitPosterior: adaptive", adaptive), integer("ImplicitPosterior: draws", draws, 2)
+        self.adaptive = flag("ImplicitPosterior: adaptive", adaptive)
         self.stacks = {
             name: Sequential(layers)
             for name, layers in (("noise", noise), ("features", features), ("discriminator", discriminator))
@@ -122,13 +131,15 @@ class ImplicitPosterior(Composite, Posterior):
             if stack.input_shape is None or len(stack.input_shape) != 1:
                 raise MiniVAEError(f"ImplicitPosterior: {name} should begin with a layer of known width, such as Dense")
             setattr(self, name, stack.layers)
-        (self.noise_in,), (self.n_inputs,), (seen,) = (stack.input_shape for stack in self.stacks.values())
-        (self.dim,), (n_features,), (answers,) = (stack.output_shape(stack.input_shape) for stack in self.stacks.values())
-        if self.noise_in <= self.dim or (seen, answers) != (n_features + self.dim, 1):
+        (self.dim,), (self.n_inputs,), (seen,) = (stack.input_shape for stack in self.stacks.values())
+        (self.mixed,), (n_features,), (answers,) = (
+            stack.output_shape(stack.input_shape) for stack in self.stacks.values()
+        )
+        self.draws = integer("ImplicitPosterior: draws", draws, self.dim + 1)
+        if (seen, answers) != (n_features + self.dim, 1):
             raise MiniVAEError(
-                f"ImplicitPosterior: with noise that gives {self.dim} numbers and features that give {n_features}, noise "
-                f"should take more than {self.dim} and discriminator {n_features + self.dim}, and give 1; noise takes "
-                f"{self.noise_in}, discriminator {seen}, and gives {answers}"
+                f"ImplicitPosterior: with noise that takes {self.dim} numbers and features that give {n_features}, "
+                f"discriminator should take {n_features + self.dim} and give 1; it takes {seen} and gives {answers}"
             )
 
     def parts(self):
@@ -140,15 +151,18 @@ class ImplicitPosterior(Composite, Posterior):
 
     def constant_arrays(self):
         e = generator(0).standard_normal((self.draws, self.dim))
-        return {"draws": (e - e.mean(axis=0)) / e.std(axis=0)}
+        e -= e.mean(
+            axis=0
+        )  # and the covariance is made the unit matrix: e has the mean and the covariance of all noise
+        return {"draws": np.linalg.solve(np.linalg.cholesky(e.T @ e / self.draws), e.T).T}
 
     def latent_dim(self, stats_dim):
-        wanted = self.dim + self.noise_in + self.n_inputs
+        D, M = self.dim, self.mixed
+        wanted = 2 * D + D * M + self.n_inputs
         if stats_dim != wanted:
             raise MiniVAEError(
-                f"ImplicitPosterior: the encoder should give (B, {wanted}): {2 * self.dim} for mu and log_var, "
-                f"{self.noise_in - self.dim} for noise, and the {self.n_inputs} values of x; got (B, {stats_dim}): put "
-                "its layers into WithInput"
+                f"ImplicitPosterior: the encoder should give (B, {wanted}): {2 * D} for mu and log_var, {D * M} to mix the "
+                f"noise, and the {self.n_inputs} values of x; got (B, {stats_dim}): put its layers into WithInput"
             )
         return self.dim
 
@@ -160,12 +174,12 @@ class ImplicitPosterior(Composite, Posterior):
         return z, log_q
 
     def with_log_q(self, params, stats, eps):
-        D, h_end = self.dim, self.dim + self.noise_in
+        D, x_start = self.dim, stats.shape[1] - self.n_inputs
         mu, log_var, split_backward = DiagonalGaussian().parts_of(stats[:, : 2 * D])
-        u, u_backward = self._standard_draw(params, stats[:, 2 * D : h_end], eps)
+        u, u_backward = self._standard_draw(params, stats[:, 2 * D : x_start], eps)
         z, z_backward = reparameterize(mu, log_var, u)
         seen = u if self.adaptive else z
-        t, t_backward = self._discriminate(params, stats[:, h_end:], seen)
+        t, t_backward = self._discriminate(params, stats[:, x_start:], seen)
         log_n, n_backward = standard_normal_log_prob(seen)
         log_q = t + log_n - 0.5 * np.sum(log_var, axis=1) if self.adaptive else t + log_n
 
@@ -177,8 +191,8 @@ class ImplicitPosterior(Composite, Posterior):
             du = dz * np.exp(0.5 * log_var)
             if self.adaptive:
                 du, dlog_var = du + dseen, dlog_var - 0.5 * np.sum(dlog_q, axis=0)[:, None]
-            dh, of_noise = u_backward(du)
-            return np.concatenate([split_backward(dmu, dlog_var), dh, dx], axis=1), grads | of_noise
+            dA, of_noise = u_backward(du)
+            return np.concatenate([split_backward(dmu, dlog_var), dA, dx], axis=1), grads | of_noise
 
         return (z, log_q), backward
 
@@ -188,12 +202,12 @@ class ImplicitPosterior(Composite, Posterior):
         The contrast is the noise that made the draws, which is itself from N(0, I): each of the two averages is right
         by itself, and what they share cancels.
         """
-        D, h_end = self.dim, self.dim + self.noise_in
-        seen, _ = self._standard_draw(params, stats[:, 2 * D : h_end], eps)
+        D, x_start = self.dim, stats.shape[1] - self.n_inputs
+        seen, _ = self._standard_draw(params, stats[:, 2 * D : x_start], eps)
         if not self.adaptive:
             seen, _ = reparameterize(*self.split(stats), seen)
-        t_drawn, drawn_backward = self._discriminate(params, stats[:, h_end:], seen)
-        t_contrast, contrast_backward = self._discriminate(params, stats[:, h_end:], eps)
+        t_drawn, drawn_backward = self._discriminate(params, stats[:, x_start:], seen)
+        t_contrast, contrast_backward = self._discriminate(params, stats[:, x_start:], eps)
         loss, loss_backward = contrast_loss(t_drawn, t_contrast)
 
         def backward(dloss):
@@ -203,20 +217,17 @@ class ImplicitPosterior(Composite, Posterior):
 
         return loss, backward
 
-    def _standard_draw(self, params, h, eps):
-        """u (L, B, D) from h (B, H) and noise (L, B, D); the way back goes to h and the weights of g."""
-        (L, B, D), H, K = eps.shape, h.shape[1], self.draws
-        e = np.concatenate([eps, np.broadcast_to(params["draws"][:, None, :], (K, B, D))])
-        h_and_e = np.concatenate([np.broadcast_to(h, (L + K, B, H)), e], axis=2).reshape((L + K) * B, H + D)
-        g, g_backward = self.stacks["noise"].forward(within(params, "noise"), h_and_e)
-        w = e + g.reshape(L + K, B, D)
-        u, standardize_backward = standardize(w[:L], w[L:])
+    def _standard_draw(self, params, A, eps):
+        """u (L, B, D) from A (B, D M) and noise (L, B, D); the way back goes to A and the weights of v."""
+        (L, B, D), M = eps.shape, self.mixed
+        e = np.concatenate([eps.reshape(L * B, D), params["draws"]])
+        v, v_backward = self.stacks["noise"].forward(within(params, "noise"), e)
+        u, u_backward = standard_mixture(A.reshape(B, D, M), v[: L * B].reshape(L, B, M), v[L * B :])
 
         def backward(du):
-            dw = np.concatenate(standardize_backward(du))
-            dh_and_e, grads = g_backward(dw.reshape((L + K) * B, D))
-            dh = np.sum(dh_and_e[:, :H].reshape(L + K, B, H), axis=0)  # all draws saw the same h
-            return dh, joined({"noise": grads})
+            dA, dv, ddraws = u_backward(du)
+            _, grads = v_backward(np.concatenate([dv.reshape(L * B, M), ddraws]))
+            return dA.reshape(B, D * M), joined({"noise": grads})
 
         return u, backward
 
@@ -240,17 +251,17 @@ class ImplicitPosterior(Composite, Posterior):
         return t.reshape(L, B), backward
 
 
-def avb(n_in, latent=2, hidden=256, adaptive=True, draws=32, pace=5.0, init="he_normal", **options):
+def avb(n_in, latent=2, hidden=256, adaptive=True, draws=500, pace=5.0, init="he_normal", **options):
     """A VAE with an implicit posterior and its discriminator, dense networks with ReLU throughout.
 
     n_in    : how many values an example has
     latent  : D, the dimensions of z, and of the noise
-    hidden  : the width of hidden layers; a quarter of it where noise enters
+    hidden  : the width of hidden layers; where noise enters and of what T sees of x, a quarter of it
     options : of `VAE`, such as likelihood, backend and seed
     others  : as for `ImplicitPosterior`, and for `Dense`
 
-        encoder        x - hidden - hidden - [mu, log_var, h], and x, with h of hidden / 4
-        noise          [h, e] - hidden / 4 - hidden / 4 - D
+        encoder        x - hidden - hidden - [mu, log_var, A], and x
+        noise          e - hidden / 4 - hidden / 4
         discriminator  [x - hidden - hidden / 4, u] - hidden - hidden - 1
         decoder        z - hidden - hidden - x
     """
@@ -262,13 +273,13 @@ def avb(n_in, latent=2, hidden=256, adaptive=True, draws=32, pace=5.0, init="he_
         return [layer for pair in layers for layer in pair][:-1]
 
     posterior = ImplicitPosterior(
-        stack(quarter + D, quarter, quarter, D),
+        [*stack(D, quarter, quarter), ReLU()],
         [*stack(n_in, hidden, quarter), ReLU()],
         stack(quarter + D, hidden, hidden, 1),
         adaptive,
         draws,
         pace,
     )
-    encoder = [WithInput(stack(n_in, hidden, hidden, 2 * D + quarter))]
+    encoder = [WithInput(stack(n_in, hidden, hidden, 2 * D + D * quarter))]
     decoder = stack(D, hidden, hidden, likelihood.params_dim(n_in))
     return VAE(encoder, decoder, **options | {"likelihood": likelihood, "posterior": posterior})

@@ -8,21 +8,20 @@ from truths.parts import params_of
 import minivae as mv
 from minivae.model.gaussian import gaussian_kl
 from minivae.model.parameters import within
-from minivae.zoo.avb import contrast_loss, standardize
+from minivae.zoo.avb import contrast_loss, standard_mixture
 
 
-def implicit(D, adaptive, g=None, draws=400, X=3, **options):
-    """A posterior that sees X values, one number h and the noise; its noise is the layers g, or none at all."""
-    noise = [mv.Dense(1 + D, D)] if g is None else g
+def implicit(D, adaptive, draws=400, X=3):
+    """A posterior that sees X values and mixes D functions of the noise, which are the noise itself; and its params."""
     discriminator = [mv.Dense(4 + D, 16), mv.Tanh(), mv.Dense(16, 16), mv.Tanh(), mv.Dense(16, 1)]
-    part = mv.ImplicitPosterior(noise, [mv.Dense(X, 4)], discriminator, adaptive, draws, **options)
-    params = params_of(part)
-    return part, params | {name: np.zeros_like(params[name]) for name in params if g is None and "noise" in name}
+    part = mv.ImplicitPosterior([mv.Dense(D, D)], [mv.Dense(X, 4)], discriminator, adaptive, draws)
+    return part, params_of(part, **{"noise.0.W": np.eye(D)})
 
 
 def statistics(mu, log_var):
-    """What the encoder gives for examples that are the rows of a unit matrix: mu, log_var, h = 0, and x."""
-    return np.concatenate([mu, log_var, np.zeros((len(mu), 1)), np.eye(len(mu))], axis=1)
+    """What the encoder gives for examples that are the rows of a unit matrix: mu, log_var, A = I, and x."""
+    (B, D), unit = mu.shape, np.eye(len(mu))
+    return np.concatenate([mu, log_var, np.broadcast_to(np.eye(D).reshape(-1), (B, D * D)), unit], axis=1)
 
 
 def train_discriminator(part, params, stats, steps=1000, samples=400):
@@ -60,12 +59,13 @@ SKEW = 3.0  # w = e + 3 max(e, 0)
 
 
 def skewed():
-    """A posterior in one dimension whose density can be written down, and the mean and deviation of its w."""
-    layers = [mv.Dense(2, 1), mv.ReLU(), mv.Dense(1, 1)]
-    part, params = implicit(1, True, layers, X=1)
-    params |= {"noise.0.W": np.array([[0.0], [1]]), "noise.2.W": np.full((1, 1), SKEW)}
-    w = params["draws"] + SKEW * np.maximum(params["draws"], 0)
-    return part, params, w.mean(), w.std()
+    """A posterior in one dimension whose density can be written down; its statistics; mean and deviation of its w."""
+    noise, discriminator = [mv.Dense(1, 2), mv.ReLU()], [mv.Dense(2, 16), mv.Tanh(), mv.Dense(16, 16), mv.Tanh()]
+    part = mv.ImplicitPosterior(noise, [mv.Dense(1, 1)], [*discriminator, mv.Dense(16, 1)], draws=400)
+    params = params_of(part, **{"noise.0.W": [[1, -1]]})  # so that v is max(e, 0) and max(-e, 0)
+    e = params["draws"]
+    w = e + SKEW * np.maximum(e, 0)
+    return part, params, np.array([[0.7, -1.5, 1 + SKEW, -1, 1]]), w.mean(), w.std()
 
 
 def skewed_log_q(u, m, s):
@@ -75,8 +75,8 @@ def skewed_log_q(u, m, s):
 
 
 def test_the_estimate_is_the_kl_of_a_distribution_of_another_shape():
-    part, params, m, s = skewed()
-    mu, log_var = np.array([[0.7]]), np.array([[-1.5]])
+    part, params, of_x, m, s = skewed()
+    mu, log_var = of_x[:, :1], of_x[:, 1:2]
     std = np.exp(log_var[0, 0] / 2)
 
     def term(u):
@@ -86,15 +86,15 @@ def test_the_estimate_is_the_kl_of_a_distribution_of_another_shape():
     exact = integrate.quad(term, -6, 8, points=[-m / s], limit=200)[0]
     gaussian = gaussian_kl(mu, log_var)[0][0]
     assert exact > 1.2 * gaussian  # so that the shape counts
-    params = train_discriminator(part, params, statistics(mu, log_var))
-    assert estimated_kl(part, params, statistics(mu, log_var)) == pytest.approx(exact, rel=0.05)
+    params = train_discriminator(part, params, of_x)
+    assert estimated_kl(part, params, of_x) == pytest.approx(exact, rel=0.05)
     u = np.linspace(-1, 2, 31)  # where most of q lies
     t, _ = part._discriminate(params, np.eye(1), u.reshape(-1, 1, 1))
     error = t[:, 0] - (skewed_log_q(u, m, s) - stats.norm.logpdf(u))
     assert np.abs(error).mean() < 0.15
 
 
-def test_without_noise_of_its_own_it_is_a_gaussian():
+def test_where_noise_is_handed_through_it_is_a_gaussian():
     part, params = implicit(2, adaptive=True)
     params |= {name: np.zeros_like(value) for name, value in params.items() if name.startswith("discriminator.4")}
     rng = np.random.default_rng(0)
@@ -104,11 +104,14 @@ def test_without_noise_of_its_own_it_is_a_gaussian():
     np.testing.assert_allclose(log_q, stats.norm.logpdf(z, mu, np.exp(log_var / 2)).sum(axis=-1), atol=1e-5)
 
 
-def test_standardized_draws_have_mean_0_and_variance_1():
-    draws = np.random.default_rng(0).normal(3, [[0.5, 2]], (50, 4, 2))
-    u, _ = standardize(draws, draws)
+def test_mixtures_of_the_draws_have_mean_0_and_variance_1():
+    rng = np.random.default_rng(0)
+    A, draws = rng.standard_normal((4, 2, 3)), rng.exponential([0.5, 1, 2], (50, 3))
+    u, _ = standard_mixture(A, np.broadcast_to(draws[:, None], (50, 4, 3)), draws)
     np.testing.assert_allclose(u.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(u.var(axis=0), 1, rtol=1e-5)
+    w = draws @ A[2, 1]
+    np.testing.assert_allclose(u[:, 2, 1], (w - w.mean()) / w.std(), rtol=1e-5)
 
 
 def test_encode_gives_mean_and_variance_of_the_draws():
@@ -134,7 +137,7 @@ def test_the_loss_of_a_discriminator():
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_who_is_trained_by_what(adaptive):
     """The weights of T by its own loss alone, and that knows no others; all else by the ELBO."""
-    vae = mv.avb(4, 2, 8, adaptive, draws=4, dtype="float64")
+    vae = mv.avb(4, 2, 8, adaptive, draws=6, dtype="float64")
     x, eps = np.random.default_rng(0).random((5, 4)), np.random.default_rng(1).standard_normal((2, 5, 2))
     vae.loss_and_gradients(x, eps)
     _, backward = vae.forward(vae._params, x, eps, vae.beta_array)
@@ -151,7 +154,7 @@ def test_pace_changes_how_far_a_step_goes_and_nothing_else():
     x, eps = np.random.default_rng(0).random((5, 4)), np.random.default_rng(1).standard_normal((2, 5, 2))
     losses, steps = [], []
     for pace in (1, 4):
-        vae = mv.avb(4, 2, 8, draws=4, pace=pace, dtype="float64")
+        vae = mv.avb(4, 2, 8, draws=6, pace=pace, dtype="float64")
         losses.append(vae.loss_and_gradients(x, eps).loss)
         before = vae.parameters.to_host()
         mv.fit(vae, x, epochs=1, optimizer=mv.Adam(1e-3, eps=1e-30), progress=False)
@@ -168,15 +171,15 @@ def test_log_likelihood_is_true_whatever_the_discriminator_says():
     x = np.random.default_rng(0).random((5, 4))
     axis = np.linspace(-8, 8, 401)
     z = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    mean = vae.decode(z)
+    mean = np.clip(vae.decode(z), 1e-300, 1 - 1e-16)
     log_joint = x @ np.log(mean).T + (1 - x) @ np.log1p(-mean).T + vae.log_prior(z)
     exact = special.logsumexp(log_joint, axis=1) + 2 * np.log(axis[1] - axis[0])
     assert vae.log_likelihood(x, samples=40_000, progress=False) == pytest.approx(exact.mean(), abs=0.03)
 
 
 def parts(noise=None, features=None, discriminator=None, **options):
-    """The arguments of a posterior in two dimensions that fit each other, but for what is given."""
-    noise, features = noise or [mv.Dense(5, 2)], features or [mv.Dense(4, 3)]
+    """A posterior of three functions of two numbers of noise, but for what is given."""
+    noise, features = noise or [mv.Dense(2, 3)], features or [mv.Dense(4, 3)]
     return mv.ImplicitPosterior(noise, features, discriminator or [mv.Dense(5, 1)], **options)
 
 
@@ -184,15 +187,14 @@ def parts(noise=None, features=None, discriminator=None, **options):
     "make, message",
     [
         (lambda: parts(noise=[mv.Tanh()]), "noise should begin with a layer of known width"),
-        (lambda: parts(noise=[mv.Dense(2, 2)]), "should take more than 2 .* noise takes 2,"),
-        (lambda: parts(discriminator=[mv.Dense(5, 2)]), "discriminator 5, and gives 2"),
-        (lambda: parts(discriminator=[mv.Dense(4, 1)]), "discriminator 4, and gives 1"),
+        (lambda: parts(discriminator=[mv.Dense(5, 2)]), "should take 5 and give 1; it takes 5 and gives 2"),
+        (lambda: parts(discriminator=[mv.Dense(4, 1)]), "it takes 4 and gives 1"),
         (lambda: parts(adaptive="yes"), "adaptive should be True or False"),
-        (lambda: parts(draws=1), "draws should be an integer of at least 2"),
+        (lambda: parts(draws=2), "draws should be an integer of at least 3"),
         (lambda: parts(pace=0), "pace should be a positive number, got 0"),
         (
             lambda: mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)], posterior=parts()),
-            r"should give \(B, 11\): 4 for mu and log_var, 3 for noise, and the 4 values of x; got \(B, 4\)",
+            r"should give \(B, 14\): 4 for mu and log_var, 6 to mix the noise, and the 4 values of x; got \(B, 4\)",
         ),
         (lambda: mv.avb(4, 0), "avb: latent should be an integer of at least 1"),
         (lambda: mv.avb(4, kl="analytic"), "no analytic KL"),
