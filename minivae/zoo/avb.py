@@ -1,20 +1,20 @@
 """Adversarial variational Bayes: a posterior that one can draw from but not write down, and a discriminator for its KL.
 
-The posterior. Noise e from N(0, I), of as many dimensions as z, goes through a network v, and what the encoder makes of x
-says how to mix what comes out:
+The posterior. Noise e from N(0, I), of as many dimensions as z, goes through a network v, and what the encoder makes of
+x says how to mix what comes out:
 
     z = mu(x) + std(x) u,    u_d = sum_i A_di(x) (v_i(e) - mean v_i) / s_d(x),    s_d^2 = A_d' C A_d
 
-C is the covariance of the v_i(e), so that every u_d has mean 0 and variance 1, and z the mean mu and the variances std^2,
-like a diagonal Gaussian; but the shape may be any, and nobody knows the density.
+C is the covariance of the v_i(e), so that every u_d has mean 0 and variance 1, and z the mean mu and the variances
+std^2, like a diagonal Gaussian; but the shape may be any, and nobody knows the density.
 
 The KL needs log q(z given x). By the change of variables it is log q(u given x) - sum_d log std_d, and the first is
-learned: a discriminator T(x, u) is trained to tell u, drawn as above, from v, drawn from N(0, I), by the loss
+learned: a discriminator T(x, u) is trained to tell u, drawn as above, from e, drawn from n = N(0, I), by the loss
 
-    E_u[log(1 + exp(-T(x, u)))] + E_v[log(1 + exp(T(x, v)))]
+    E_u[log(1 + exp(-T(x, u)))] + E_e[log(1 + exp(T(x, e)))]
 
-For each x and each point u this is q a + n b, with a = log(1 + exp(-T)), b = log(1 + exp(T)) and the two densities q and
-n there. Its derivative by T, -q (1 - s) + n s with s = 1 / (1 + exp(-T)), is 0 at s = q / (q + n), and so
+For each x and each point u this is q a + n b, with a = log(1 + exp(-T)), b = log(1 + exp(T)) and both densities taken
+there. Its derivative by T, -q (1 - s) + n s with s = 1 / (1 + exp(-T)), is 0 at s = q / (q + n), and so
 
     T*(x, u) = log q(u given x) - log n(u),     log q(z given x) ~ T(x, u) + log n(u) - sum_d log std_d
 
@@ -111,9 +111,9 @@ class ImplicitPosterior(Composite, Posterior):
     pace          : the weights of features and discriminator are kept divided by it, so that a step of Adam or RMSprop,
                     whose length knows nothing of the gradient's, goes so many times as far: T is to follow q closely
 
-    The encoder gives (B, 2 D + D M + X): mu, log_var, A, and x itself; see `WithInput`. The KL is an estimate, as good as
-    T is, and no bound: a T that is too weak for q takes it to be smaller than it is. For `VAE.log_likelihood` draws come
-    from N(mu, std^2), whose density is known.
+    The encoder gives (B, 2 D + D M + X): mu, log_var, A, and x itself; see `WithInput`. The KL is an estimate, as good
+    as T is, and no bound: a T that is too weak for q takes it to be smaller than it is. For `VAE.log_likelihood` draws
+    come from N(mu, std^2), whose density is known.
     """
 
     has_own_loss = True
@@ -161,8 +161,8 @@ class ImplicitPosterior(Composite, Posterior):
         wanted = 2 * D + D * M + self.n_inputs
         if stats_dim != wanted:
             raise MiniVAEError(
-                f"ImplicitPosterior: the encoder should give (B, {wanted}): {2 * D} for mu and log_var, {D * M} to mix the "
-                f"noise, and the {self.n_inputs} values of x; got (B, {stats_dim}): put its layers into WithInput"
+                f"ImplicitPosterior: the encoder should give (B, {wanted}): {2 * D} for mu and log_var, {D * M} to mix "
+                f"the noise, and the {self.n_inputs} values of x; got (B, {stats_dim}): put its layers into WithInput"
             )
         return self.dim
 
