@@ -18,16 +18,7 @@ Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes". Its n
 import time
 
 import numpy as np
-from common import (
-    at_least_1,
-    command,
-    data_name,
-    data_parser,
-    own_folder,
-    save_figures,
-    start,
-    write_json,
-)
+from common import at_least_1, command, data_name, data_parser, own_folder, save_figures, start, write_json
 from scipy import special
 
 import minivae as mv
@@ -92,12 +83,12 @@ def counted_kl(z):
     return float(np.sum(special.xlogy(q, q * CELLS**2)))
 
 
-def judge(vae, x):
-    """What a model of points x (B, X) in two latent dimensions is worth, in nats per point; and its draws of z."""
-    levels = special.ndtri((np.arange(400) + 0.5) / 400)
+def judge(vae, x, draws):
+    """What a model of points x (B, X) in two latent dimensions is worth, in nats per point; and draws of z."""
+    levels = special.ndtri((np.arange(200) + 0.5) / 200)
     grid = np.stack(np.meshgrid(levels, levels), axis=-1).reshape(-1, 2)
     log_px = special.logsumexp(log_bernoulli(x, vae.decode(grid)), axis=0) - np.log(len(grid))
-    z, log_q = draw_posterior(vae, x, 50_000)
+    z, log_q = draw_posterior(vae, x, draws)
     log_pz = -0.5 * np.sum(z**2 + np.log(2 * np.pi), axis=-1)
     means = [vae.decode(z[:, b]) for b in range(len(x))]
     error = -np.mean([log_bernoulli(x[b : b + 1], mean) for b, mean in enumerate(means)])
@@ -135,7 +126,7 @@ def four_points(arguments):
         where = {"backend": arguments.backend, "dtype": arguments.dtype, "seed": arguments.seed}
         vae = build(name, 4, 2, arguments.hidden, arguments.pace, **where)
         train(arguments, vae, np.tile(x, (25, 1)))
-        results[name] = judge(vae, x)
+        results[name] = judge(vae, x, arguments.draws)
         told = ", ".join(f"{key} {value:.3f}" for key, value in results[name][0].items())
         print(f"{name}: {told}", flush=True)
         vae.save(arguments.out / f"{name}.safetensors")
@@ -182,6 +173,7 @@ def main():
     parser.add_argument("--posteriors", nargs="+", choices=POSTERIORS, default=POSTERIORS, help="which to train")
     parser.add_argument("--latent-dim", type=at_least_1, default=2, help="for digits")
     parser.add_argument("--epochs", type=at_least_1, help="of 25 steps for the four points")
+    parser.add_argument("--draws", type=at_least_1, default=50_000, help="for each of the four points, to judge by")
     parser.add_argument("--nll-samples", type=at_least_1, default=1000, help="draws for each test image")
     parser.add_argument("--nll-images", type=at_least_1, default=1000, help="the first test images, for log p(x)")
     arguments = parser.parse_args()

@@ -2,12 +2,12 @@
 
     pip install ".[examples]"                                   the entropy coder, the package constriction
     python examples/compress.py --data-dir DIR                  trains a VAE and compresses the test images
-    python examples/compress.py --model model.safetensors       one that is trained: of binary pixels, with prior N(0, I)
+    python examples/compress.py --model model.safetensors       with one that is trained: Bernoulli, prior N(0, I)
 
-An entropy coder turns symbols of known probabilities P into -log2 P bits each, and back. Of an image x the decoder of a
-VAE gives probabilities only once z is known; to write z down costs -log2 p(z) bits more, and that for more decimals than
-the image is worth. Bits back: z is *drawn* from q(z given x), and what decides the draw are bits that had to be sent
-anyway, those of the images before. So, with a coder that is a stack:
+An entropy coder turns symbols of known probabilities P into -log2 P bits each, and back. A VAE's decoder gives the
+probabilities of the pixels of x only once z is known, and to write z down costs more than it saves. Bits back: z is
+*drawn* from q(z given x), and what decides the draw are bits that had to be sent anyway, those of the images before.
+So, with a coder that is a stack:
 
     to compress     pop z as symbols of q(z given x),  push x as symbols of p(x given z),  push z as symbols of p(z)
     to restore      pop z as symbols of p(z),  pop x as symbols of p(x given z),  push z as symbols of q(z given x)
@@ -16,9 +16,9 @@ Who restores an image thus knows z and x, and puts back the bits that decided th
 
     log2 q(z given x) - log2 p(x given z) - log2 p(z),
 
-is on average -ELBO, in bits: a nat is 1 / log 2 = 1.443 of them. z lies on a grid of steps of 1/64, which p and q share;
-its width drops out of their ratio. The first images have none before them: some random words take their place, and are
-counted. An image is restored from means and probabilities that must be the same to the last bit as when it was
+is on average -ELBO, in bits: a nat is 1 / log 2 = 1.443 of them. z lies on a grid of steps of 1/64, which p and q
+share; its width drops out of their ratio. The first images have none before them: some random words take their place,
+and are counted. Images are restored by means and probabilities that must be the same to the last bit as when they were
 compressed: so both ways go through the networks in the same batches, on the same machine.
 
 Source: Townsend, Bird & Barber 2019, "Practical lossless compression with latent variables using bits back coding";
@@ -89,16 +89,16 @@ def compress(vae, x, batch_size, seed=0):
     """The words that images x (N, X) of 0 and 1, uint8, become, and how many were there to begin with."""
     n_start = 2 + math.ceil(batch_size * vae.latent_dim * 10 / 32)  # a draw from N(0, 1) takes 8 bits, others less
     codec = Codec(vae, np.random.default_rng(seed).integers(1, 1 << 32, n_start, np.uint32))
-    for start in range(0, len(x), batch_size):
-        codec.push(x[start : start + batch_size])
+    for first in range(0, len(x), batch_size):
+        codec.push(x[first : first + batch_size])
     return codec.words(), n_start
 
 
 def restore(vae, words, n_images, batch_size):
     """The images (N, X) that `compress` made words of, and the words that were there to begin with."""
     codec, batches = Codec(vae, words), []
-    for start in reversed(range(0, n_images, batch_size)):
-        batches.append(codec.pop(min(batch_size, n_images - start)))
+    for first in reversed(range(0, n_images, batch_size)):
+        batches.append(codec.pop(min(batch_size, n_images - first)))
     return np.concatenate(batches[::-1]), codec.words()
 
 
