@@ -27,7 +27,7 @@ from minivae.model.parameters import within
 POSTERIORS = ("gaussian", "implicit", "adaptive")
 CELLS = 30
 DEFAULTS = {  # of the four points, and of digits
-    True: {"epochs": 600, "hidden": 64, "lr": 5e-4, "pace": 5.0, "batch_size": 4, "samples": 64},
+    True: {"epochs": 500, "hidden": 64, "lr": 5e-4, "pace": 5.0, "batch_size": 4, "samples": 64},
     False: {"epochs": 12, "hidden": 256, "lr": 5e-4, "pace": 3.0, "batch_size": 100, "samples": 1},
 }
 
