@@ -73,6 +73,14 @@ def test_avb_on_four_points(tmp_path):
     assert (tmp_path / "posteriors.png").stat().st_size > 10_000 and (tmp_path / "adaptive.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_avb_shares_the_plane_out_and_its_discriminator_is_right(tmp_path):
+    """Above what Gaussians reach, -1.57; the KL within 5% of what counting draws gives."""
+    run("avb.py", "--backend", "numpy", "--epochs", 300, "--posteriors", "implicit", "adaptive", "--out", tmp_path)
+    for each in json.loads((tmp_path / "result.json").read_text()).values():
+        assert each["log_px"] > -1.45 and each["kl"] == pytest.approx(each["kl_counted"], rel=0.05)
+
+
 def test_avb_on_digits(tmp_path):
     brief = [*BRIEF, "--latent-dim", 3, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60, "--no-plots"]
     process = run("avb.py", *brief, "--posteriors", "adaptive", "--out", tmp_path)

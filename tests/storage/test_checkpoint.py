@@ -33,6 +33,9 @@ PARTS = {
     "FlowPrior": mv.FlowPrior([mv.InverseAutoregressive(2, 3), mv.InverseAutoregressive(2, 3, reverse=True)]),
     "GatedDense": mv.GatedDense(3, 4, init="he_normal"),
     "Gaussian": mv.Gaussian(0.3, constants=False),
+    "ImplicitPosterior": mv.ImplicitPosterior(
+        [mv.Dense(2, 3)], [mv.Dense(4, 3), mv.ReLU()], [mv.Dense(5, 1)], adaptive=False, draws=7, pace=2.0
+    ),
     "ImportanceWeighted": mv.ImportanceWeighted(),
     "InverseAutoregressive": mv.InverseAutoregressive(3, 5, context=2, reverse=True),
     "MixturePrior": mv.MixturePrior(3, components=4),
