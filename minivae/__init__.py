@@ -31,6 +31,7 @@ from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose
 from .zoo.aggregate import AggregateSampler
+from .zoo.avb import ImplicitPosterior, avb
 from .zoo.branches import SideBySide, WithInput
 from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
@@ -83,6 +84,7 @@ __all__ = [
     "Gaussian",
     "GumbelSoftmax",
     "History",
+    "ImplicitPosterior",
     "ImportanceWeighted",
     "Interrupted",
     "InverseAutoregressive",
@@ -122,6 +124,7 @@ __all__ = [
     "VectorQuantized",
     "WithInput",
     "ZeroFilled",
+    "avb",
     "binarize",
     "codebook_use",
     "convnet",

@@ -24,7 +24,8 @@ from .model.posteriors import DiagonalGaussian
 from .model.priors import StandardNormal
 from .model.vae import VAE
 from .randomness import generator
-from .zoo import counts, gated, gumbel, missing, mixture, mmd, total_correlation, two_layers, vector_quantized
+from .zoo import avb, counts, gated, gumbel, missing, mixture, mmd, total_correlation, two_layers, vector_quantized
+from .zoo.avb import ImplicitPosterior
 from .zoo.branches import SideBySide, WithInput
 from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
@@ -238,6 +239,24 @@ def check_posterior(backend, posterior, stats_dim, kl="sampled", free_bits=0.0, 
     return check_part(backend, name, posterior, call, eps, stats=_off_kinks(rng, B, stats_dim))
 
 
+def check_own_loss(backend, posterior, stats_dim, name, L=3, B=4):
+    """The loss that a posterior has of its own, as a function of the parameters that are trained by it."""
+    rng = generator(11)
+    everything = {key: _off_kinks(rng, *shape) for key, shape in posterior.shapes().items()}
+    everything |= {key: np.asarray(value, float) for key, value in posterior.constant_arrays().items()}
+    everything["stats"] = _off_kinks(rng, B, stats_dim)
+    everything["eps"] = rng.standard_normal((L, B, posterior.latent_dim(stats_dim)))
+    _, backward = posterior.own_loss(everything, everything["stats"], everything["eps"])
+    trained = backward(np.ones(B)).keys()
+
+    def function(a):
+        loss, backward = posterior.own_loss(a, a["stats"], a["eps"])
+        return (loss,), lambda cotangents: backward(*cotangents)
+
+    arrays, others = ({k: v for k, v in everything.items() if (k in trained) is side} for side in (True, False))
+    return compare(name, backend, function, arrays, others)
+
+
 def check_flow(backend, flow, name, N=5):
     """z' and log_det of a flow as functions of z, the context and the parameters."""
     rng = generator(7)
@@ -346,6 +365,18 @@ def small_flows():
     """Three dimensions, nine statistics."""
     flows = [InverseAutoregressive(3, 5, context=2), Planar(3), InverseAutoregressive(3, 5, context=1, reverse=True)]
     return FlowPosterior(flows)
+
+
+def small_implicit(adaptive=True):
+    """Two dimensions and five values in a row: 2 + 2 + 2 x 3 + 5 statistics."""
+    noise, features = [Dense(2, 3), Tanh()], [Dense(5, 3), Tanh()]
+    return ImplicitPosterior(noise, features, [Dense(5, 4), Tanh(), Dense(4, 1)], adaptive, draws=5, pace=0.5)
+
+
+def implicit_networks(adaptive=True):
+    """The parts of a small VAE whose posterior is implicit, for five values in a row."""
+    encoder = [WithInput([Dense(5, 6), Tanh(), Dense(6, 10)])]
+    return {"encoder": encoder, "decoder": [Dense(2, 5)], "posterior": small_implicit(adaptive)}
 
 
 def flow_prior(dim=3):
@@ -478,6 +509,13 @@ def function_checks():
         ),
         "zero_filled": (missing.zero_filled, {"x": _off_kinks(rng, 4, 5)}),
         "log_filled": (missing.log_filled, {"x": x}),
+        "standard_mixture": (
+            avb.standard_mixture,
+            {"A": _off_kinks(rng, B, D, 5), "v": rng.random((L, B, 5)), "draws": rng.random((7, 5))},
+        ),
+        "contrast_loss": (
+            avb.contrast_loss, {"t_drawn": rng.standard_normal((L, B)), "t_contrast": rng.standard_normal((L, B))},
+        ),
         "append_labels": (lambda x: labels.append_labels(x, y), {"x": rng.random((L, B, 5))}),
     }  # fmt: skip
     return {
@@ -530,6 +568,12 @@ def checks():
         "codebook prior": lambda b: check_prior(b, CodebookPrior(6, 4, 2)),
         "MMD": lambda b: check_regulariser(b, MMD(3.0)),
         "BetaTC": lambda b: check_regulariser(b, BetaTC(50, 4.0, 0.5, 2.0)),
+        "implicit posterior": lambda b: check_posterior(b, small_implicit(), 15),
+        "implicit posterior, not adaptive": lambda b: check_posterior(b, small_implicit(False), 15),
+        "discriminator": lambda b: check_own_loss(b, small_implicit(), 15, "ImplicitPosterior, its own loss"),
+        "discriminator, not adaptive": lambda b: check_own_loss(
+            b, small_implicit(False), 15, "ImplicitPosterior, its own loss, not adaptive"
+        ),
         "standard normal prior": lambda b: check_prior(b, StandardNormal(3)),
         "mixture prior": lambda b: check_prior(b, MixturePrior(3, 4)),
         "mixture prior of one": lambda b: check_prior(b, MixturePrior(1, 1), "MixturePrior, one component"),
@@ -584,6 +628,10 @@ def checks():
             8,
             lambda **o: miwae(table_columns(), 2, (4,), **o),
             table_rows(5),
+        ),
+        "VAE implicit": lambda b: check_vae(b, "VAE, implicit posterior, L = 2", 2, **implicit_networks()),
+        "VAE implicit, not adaptive": lambda b: check_vae(
+            b, "VAE, implicit posterior, not adaptive", 1, **implicit_networks(False)
         ),
         "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
         "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),

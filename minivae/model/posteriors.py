@@ -21,12 +21,15 @@ class Posterior(Part):
                                                                  and what free bits add to it, (B,) each
     own_prior(latent_dim) -> prior                               against which that KL is, and which a model has by
                                                                  default: N(0, I)
+    proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
+    own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
+        backward(dloss) -> their grads                           are trained by, in place of the model's loss
 
     Where it `trains_otherwise`, `with_kl` is for training only: its z may be softer than a draw, its floor holds losses
     of its own. All that comes after training is then by `with_log_q`.
     """
 
-    has_analytic_kl = trains_otherwise = False
+    has_analytic_kl = trains_otherwise = has_own_loss = False
     begins_with_gaussian = False  # whether the statistics begin with mu and log_var of a diagonal Gaussian
 
     def latent_dim(self, stats_dim):
@@ -44,6 +47,9 @@ class Posterior(Part):
 
     def own_prior(self, latent_dim):
         return StandardNormal(latent_dim)
+
+    def proposal(self, params, stats, eps):
+        return self.with_log_q(params, stats, eps)[0]
 
 
 class DiagonalGaussian(Posterior):

@@ -269,9 +269,17 @@ class VAE:
         return append_labels(x, y) if self.labels.n_classes else (x, lambda dx: dx)
 
     def losses_and_gradients(self, params, x, eps, beta, y=None):
-        """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order."""
+        """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order.
+
+        What a posterior trains by a loss of its own, such as a discriminator, has the gradients of that.
+        """
         losses, backward = self.forward(params, x, eps, beta, y, training=True)
-        grads = backward(np.full_like(losses[0], 1 / x.shape[0]))
+        dloss = np.full_like(losses[0], 1 / x.shape[0])
+        grads = backward(dloss)
+        if self.posterior.has_own_loss:
+            stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
+            _, own_backward = self.posterior.own_loss(within(params, "posterior"), stats, eps)
+            grads |= joined({"posterior": own_backward(dloss)})
         return np.stack(losses), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
 
     def named(self, flat):
@@ -300,7 +308,7 @@ class VAE:
         """The decoder's output at draws of z from q(z given x), (L, B, P), and the logarithms of their importance
         weights p(x given z) p(z) / q(z given x), (L, B)."""
         params = self._params
-        (z, log_q), _ = self.posterior.with_log_q(within(params, "posterior"), self._encode(x, y), eps)
+        z, log_q = self.posterior.proposal(within(params, "posterior"), self._encode(x, y), eps)
         out = self._decode(z, y)
         log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, out)
         of_prior = self._of_prior() if of_prior is None else of_prior

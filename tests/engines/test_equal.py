@@ -62,6 +62,10 @@ def with_gaps(**options):
     return mv.miwae(table_columns(), 3, (6,), **options)
 
 
+def implicit(adaptive):
+    return lambda **options: mv.avb(12, 3, 8, adaptive, draws=4, **options)
+
+
 # Name -> how to make the networks, the model's other parts, and how it is trained.
 MODELS = {
     "ELBO": (networks, {}, {}),
@@ -119,6 +123,8 @@ MODELS = {
     "codebook, one vector": (lambda: networks(n_z=6), {"posterior": mv.VectorQuantized(3, 6), "beta": 0.5}, {}),
     "gaps": (with_gaps, {}, {"whole": True, "samples": 3, "x": table_rows(23)}),
     "gaps, one sample": (with_gaps, {"bound": mv.ELBO()}, {"whole": True, "x": table_rows(23)}),
+    "implicit posterior": (implicit(True), {}, {"whole": True, "samples": 2, "binarize": True}),
+    "implicit posterior, not adaptive": (implicit(False), {"prior": mv.MixturePrior(3, 2)}, {"whole": True}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),
     "binarized": (networks, {}, {"binarize": True, "samples": 2}),

@@ -1,11 +1,14 @@
 """The examples on importance weighting, flows and anomalies, run as a user runs them, as briefly as they can be."""
 
 import csv
+import importlib
 import json
 
 import numpy as np
 import pytest
-from test_examples import run
+from test_examples import ROOT, run
+
+import minivae as mv
 
 BRIEF = ["--dataset", "sample", "--backend", "numpy", "--limit", 200]
 
@@ -100,6 +103,58 @@ def test_discrete(tmp_path):
     used = result["VQ-VAE, 8 of 128"]
     assert 1 <= used["perplexity"] <= used["entries_used"] <= 128 and "perplexity" in process.stdout
     assert (tmp_path / "discrete.png").stat().st_size > 10_000 and (tmp_path / "vq-vae.safetensors").exists()
+
+
+def test_avb_on_four_points(tmp_path):
+    process = run("avb.py", "--backend", "numpy", "--epochs", 2, "--draws", 10_000, "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result.keys() == {"gaussian", "implicit", "adaptive"}
+    gaussian = result["gaussian"]  # whose KL is known, and its bound true
+    assert gaussian["kl_counted"] == pytest.approx(gaussian["kl"], abs=0.1)
+    assert gaussian["elbo"] < gaussian["log_px"] < -1.386
+    for name, each in result.items():
+        assert each["elbo"] == pytest.approx(-each["reconstruction"] - each["kl"], abs=1e-3)
+        assert each["elbo_counted"] < each["log_px"] + 0.05 and f"{name}: log_px {each['log_px']:.3f}" in process.stdout
+    assert (tmp_path / "posteriors.png").stat().st_size > 10_000 and (tmp_path / "adaptive.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_avb_shares_the_plane_out_and_its_discriminator_follows(tmp_path):
+    """Above what Gaussians reach, -1.57; the KL, of a q that still moves, near what counting draws gives."""
+    run("avb.py", "--backend", "numpy", "--epochs", 300, "--posteriors", "implicit", "adaptive", "--out", tmp_path)
+    for each in json.loads((tmp_path / "result.json").read_text()).values():
+        assert each["log_px"] > -1.45 and each["kl"] == pytest.approx(each["kl_counted"], rel=0.15)
+
+
+def test_avb_on_digits(tmp_path):
+    brief = [*BRIEF, "--latent-dim", 3, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60, "--no-plots"]
+    process = run("avb.py", *brief, "--posteriors", "adaptive", "--out", tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result.keys() == {"adaptive"} and -784 < result["adaptive"]["log_px"] < 0
+    assert f"adaptive: log p(x) {result['adaptive']['log_px']:.2f} nats (10 draws, 60 images" in process.stdout
+
+
+def test_compress(tmp_path):
+    pytest.importorskip("constriction")
+    brief = ["--dataset", "sample", "--backend", "numpy", "--epochs", 1, "--out", tmp_path]
+    process = run("compress.py", *brief)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert "1000 binarized test images of the bundled sample restored exactly" in process.stdout
+    assert result["bits back"] == pytest.approx(result["-ELBO"], rel=0.01)
+    assert result["gzip"] < result["as they are"] == 784
+
+
+def test_compressed_images_come_back_with_the_words_before_them(monkeypatch):
+    """In batches of which the last is smaller, by a model that knows nothing of them."""
+    pytest.importorskip("constriction")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    compress = importlib.import_module("compress")
+    vae = mv.mlp(12, latent=2, hidden=(8,))
+    x = np.random.default_rng(0).integers(0, 2, (23, 12), np.uint8)
+    words, n_start = compress.compress(vae, x, 5)
+    restored, before = compress.restore(vae, words, 23, 5)
+    np.testing.assert_array_equal(restored, x)
+    np.testing.assert_array_equal(before, np.random.default_rng(0).integers(1, 1 << 32, n_start, np.uint32))
 
 
 @pytest.mark.parametrize("posterior", ["mean-field", "flow"])

@@ -36,6 +36,9 @@ PARTS = {
     "CodebookPrior": mv.CodebookPrior(6, 4, 2),
     "Gaussian": mv.Gaussian(0.3, constants=False),
     "GumbelSoftmax": mv.GumbelSoftmax(3, temperature=0.5),
+    "ImplicitPosterior": mv.ImplicitPosterior(
+        [mv.Dense(2, 3)], [mv.Dense(4, 3), mv.ReLU()], [mv.Dense(5, 1)], adaptive=False, draws=7, pace=2.0
+    ),
     "ImportanceWeighted": mv.ImportanceWeighted(),
     "InverseAutoregressive": mv.InverseAutoregressive(3, 5, context=2, reverse=True),
     "MMD": mv.MMD(20.0, widths=[0.5, 2.0]),

@@ -36,6 +36,7 @@ MODELS = {
     "VampPrior": lambda **options: plain(mv.VampPrior(3, 12, 5), **options),
     "flow": lambda **options: plain(flow_prior(), **options),
     "two layers": lambda **options: mv.two_layers(12, (2, 3), 5, seed=2, **options),
+    "implicit": lambda **options: mv.avb(12, 3, 8, draws=8, prior=mv.MixturePrior(3, 4), seed=2, **options),
     "two layers, VampPrior": lambda **options: mv.two_layers(12, (2, 3), 5, mv.VampPrior(3, 12, 4), seed=2, **options),
     "MMD": lambda **options: plain(regulariser=mv.MMD(20.0), **options),
     "BetaTC": lambda **options: plain(regulariser=mv.BetaTC(40, 3.0), **options),
@@ -56,7 +57,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def fit(vae, epochs=3, **options):
-    return mv.fit(vae, X[:40], X[40:], epochs=epochs, batch_size=16, optimizer=mv.Adam(1e-2), progress=False, **options)
+    rate = 2e-3 if vae.posterior.has_own_loss else 1e-2  # a discriminator has to follow
+    return mv.fit(vae, X[:40], X[40:], epochs=epochs, batch_size=16, optimizer=mv.Adam(rate), progress=False, **options)
 
 
 @every_model
