@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..errors import MiniVAEError
-from .gaussian import free_bits_kl, gaussian_sample_log_prob, hold, reparameterize
+from .gaussian import free_bits_kl, free_bits_lack, gaussian_sample_log_prob, hold, reparameterize
 from .parameters import Part
 
 
@@ -18,6 +18,9 @@ class Posterior(Part):
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
         backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against N(0, I)
                                                                  and what free bits add to it, (B,) each
+    lack(params, stats, free_bits) -> (1, D)                     and for rows that are a part of a batch: what they lack
+                                                                 of its free bits; the sum over the batch is handed to
+                                                                 `with_kl` as the parameter "lack"
     """
 
     has_analytic_kl = False
@@ -77,10 +80,13 @@ class DiagonalGaussian(Posterior):
     def with_kl(self, params, stats, eps, free_bits=0.0):
         mu, log_var, split_backward = self.parts_of(stats)
         z, z_backward = reparameterize(mu, log_var, eps)
-        (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits)
+        (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits, params.get("lack"))
 
         def backward(dz, dkl):
             (dmu, dlog_var), (dmu_of_kl, dlog_var_of_kl) = z_backward(dz), kl_backward(dkl)
             return split_backward(dmu + dmu_of_kl, dlog_var + dlog_var_of_kl), {}
 
         return (z, kl, floor), backward
+
+    def lack(self, params, stats, free_bits):
+        return free_bits_lack(*self.split(stats), free_bits)
