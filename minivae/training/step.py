@@ -61,7 +61,10 @@ class Step:
         if array is not None and not self.n_rows:
             run = partial(array.fill, 0)
         else:
-            run = self.vae.backend.compile(getattr(self, stage), self.arrays, self.vae.dtype)
+            some = {
+                name: array for name, array in self.arrays.items() if array.size
+            }  # none where no row is this rank's
+            run = self.vae.backend.compile(getattr(self, stage), some, self.vae.dtype)
         if array is None:
             return run
 
