@@ -77,8 +77,10 @@ class Step:
     def step(self, a):
         """The new values of the arrays `a`, those of `self.arrays`, after one step."""
         losses, gradients = self._losses_and_gradients(a)
-        updated = self._updated(a, gradients, np.sum(losses, axis=1))
-        return {"gradients": gradients} | updated | {"noise_row": a["noise_row"] + 1}
+        updated = self._updated(a, gradients)
+        totals = a["totals"] + np.sum(losses, axis=1)
+        counts = {"cursor": a["cursor"] + self.batch_size, "noise_row": a["noise_row"] + 1}
+        return {"gradients": gradients} | updated | {"totals": totals} | counts
 
     def lack(self, a):
         """What this rank's rows lack of the free bits."""
@@ -92,7 +94,8 @@ class Step:
 
     def update(self, a):
         """What remains of the step when the sums are those of the whole batch."""
-        return self._updated(a, a["sums"][:-3], a["sums"][-3:])
+        updated, totals = self._updated(a, a["sums"][:-3]), a["totals"] + a["sums"][-3:]
+        return updated | {"totals": totals, "cursor": a["cursor"] + self.batch_size}
 
     def _losses_and_gradients(self, a):
         x, y, params = self._batch(a)
@@ -102,14 +105,9 @@ class Step:
         part_of = [self.batch_size] * (self.ranks.size > 1)
         return self.vae.losses_and_gradients(params, x, eps, a["beta"], y, *part_of)
 
-    def _updated(self, a, gradients, loss_sums):
+    def _updated(self, a, gradients):
         parameters, state = self.optimizer.update(gradients, a["parameters"], within(a, "optimizer"))
-        return {
-            "parameters": parameters,
-            **{f"optimizer.{name}": array for name, array in state.items()},
-            "totals": a["totals"] + loss_sums,
-            "cursor": a["cursor"] + self.batch_size,
-        }
+        return {"parameters": parameters} | {f"optimizer.{name}": array for name, array in state.items()}
 
     def _batch(self, a):
         """x, the labels or None, and what `VAE.forward` calls params, for this rank's rows of the batch."""
