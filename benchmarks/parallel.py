@@ -19,7 +19,6 @@ import json
 import math
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -57,7 +56,7 @@ def a_step(name, backend, ranks):
 
 
 def seconds(step, repeats):
-    """The median seconds of each call of a step, and of the noise for one."""
+    """The seconds of each call of a step, and of the noise for one."""
     times, noise, rng = [[] for _ in step.calls], [], np.random.default_rng(0)
     for _ in range(5):
         begin = time.perf_counter()
@@ -71,7 +70,12 @@ def seconds(step, repeats):
             call()
             if repeat >= 2:
                 spent.append(time.perf_counter() - begin)
-    return [*map(statistics.median, times), statistics.median(noise)]
+    return [*map(fast, times), fast(noise)]
+
+
+def fast(times):
+    """What a tenth of the times lies below: that of a machine with nothing else to do, or nearly so."""
+    return float(np.quantile(times, 0.1))
 
 
 def as_rank(name, backend):
@@ -89,7 +93,7 @@ def as_rank(name, backend):
         ranks.allreduce = timed
         step = a_step(name, backend, ranks)
         *parts, noise = seconds(step, repeats(name))
-        add = statistics.median(added[2:]) if added else 0.0
+        add = fast(added[2:]) if added else 0.0
         print(json.dumps({"step": sum(parts) + noise, "add": add}))
 
 
@@ -98,7 +102,7 @@ def repeats(name):
 
 
 def parts_of_one(name, backend, size):
-    """Seconds for the noise, the rows and the update of one of `size` ranks, with nobody to wait for."""
+    """Print the seconds for the noise, the rows and the update of one of `size` ranks, with nobody to wait for."""
     from minivae.parallel import Ranks
 
     class OneOfMany(Ranks):
@@ -107,24 +111,23 @@ def parts_of_one(name, backend, size):
     ranks = OneOfMany()
     ranks.size = size
     if size == 1:
-        whole, noise = seconds(a_step(name, backend, ranks), repeats(name))
-        return {"noise": noise, "rows": whole, "update": 0.0}  # which one list does together
-    rows, update, noise = seconds(a_step(name, backend, ranks), repeats(name))
-    return {"noise": noise, "rows": rows, "update": update}
+        rows, noise = seconds(a_step(name, backend, ranks), repeats(name))
+        update = 0.0  # which is in the same list
+    else:
+        rows, update, noise = seconds(a_step(name, backend, ranks), repeats(name))
+    print(json.dumps({"noise": noise, "rows": rows, "update": update}))
 
 
-def measured(name, backend, size, rounds):
-    """Medians over the rounds of what rank 0 of so many printed."""
-    environment = os.environ | LEAVE | {"OPENBLAS_NUM_THREADS": "1"}
-    program = [sys.executable, str(Path(__file__).resolve()), "--as-rank", name, "--backend", backend]
-    found = []
+def measured(name, backend, size, rounds, mpiexec=True):
+    """What rank 0 of so many printed, or one that is alone but works as if it had so many beside it."""
+    program = [sys.executable, str(Path(__file__).resolve()), "--workloads", name, "--backend", backend]
+    mpiexec = [shutil.which("mpiexec") or "mpiexec", "-n", str(size)] * mpiexec
+    command = [*mpiexec, *program, *(["--as-rank"] if mpiexec else ["--one-of", str(size)])]
+    environment, found = os.environ | LEAVE | {"OPENBLAS_NUM_THREADS": "1"}, []
     for _ in range(rounds):
-        output = subprocess.run(
-            [shutil.which("mpiexec") or "mpiexec", "-n", str(size), *program],
-            env=environment, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         found.append(json.loads(output.splitlines()[-1]))
-    return {key: statistics.median(each[key] for each in found) for key in found[0]}
+    return {key: fast([each[key] for each in found]) for key in found[0]}
 
 
 def add_on_network(size, n_bytes, network):
@@ -134,7 +137,7 @@ def add_on_network(size, n_bytes, network):
 
 def report(name, backend, sizes, rounds):
     """The tables of one workload: what was measured, and what it foretells."""
-    alone = {size: parts_of_one(name, backend, size) for size in MANY}
+    alone = {size: measured(name, backend, size, 1, mpiexec=False) for size in MANY}
     found = {size: measured(name, backend, size, rounds) for size in sizes}
     n_bytes = 4 * sum(W.size + b.size for W, b in workloads()[name].initial_weights())
     print(f"\n{name}: batch {workloads()[name].batch}, {n_bytes / 4e6:.2f} million parameters, {backend}\n")
@@ -164,12 +167,15 @@ def main():
     parser.add_argument("--workloads", default="W1,W3,conv")
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--as-rank", help=argparse.SUPPRESS)
+    parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--one-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
-        as_rank(options.as_rank, options.backend)
+        as_rank(options.workloads, options.backend)
         return
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if options.one_of:
+        parts_of_one(options.workloads, options.backend, options.one_of)
+        return
     print(machine(["mpi4py"]))
     for name in options.workloads.split(","):
         report(name, options.backend, [int(size) for size in options.ranks.split(",")], options.rounds)
