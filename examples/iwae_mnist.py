@@ -77,11 +77,13 @@ def main():
     vae = build(arguments, backend, dataset.x_train)
     history = train(arguments, vae, dataset)
     x_test = mv.binarize(dataset.x_test)
-    nll = -vae.log_likelihood(x_test, samples=arguments.nll_samples)
+    nll = -vae.log_likelihood(x_test, samples=arguments.nll_samples, parallel=arguments.ranks)
     active = int(vae.active_units(x_test).sum())
     result = {"bound": arguments.bound, "k": arguments.k, "epochs": len(history), "full": arguments.full}
     result |= {"test_nll": nll, "nll_samples": arguments.nll_samples, "active_units": active}
     result |= {"training_seconds": sum(history["seconds"])}
+    if arguments.ranks.rank:
+        return
     write_json(arguments.out / "result.json", result)
     if not arguments.no_plots:
         save_training_figures(arguments, vae, history)

@@ -80,8 +80,8 @@ def evaluate(arguments, vae, x_test):
     """What the trained model is worth on the test images, drawn black or white once."""
     x = mv.binarize(x_test[: arguments.nll_images])
     vae.beta = 1.0
-    losses, begin = vae.evaluate(x), time.perf_counter()
-    log_px = vae.log_likelihood(x, samples=arguments.nll_samples)
+    losses, begin = vae.evaluate(x, parallel=arguments.ranks), time.perf_counter()
+    log_px = vae.log_likelihood(x, samples=arguments.nll_samples, parallel=arguments.ranks)
     return {
         "log_px": round(log_px, 4),
         "nll_samples": arguments.nll_samples,
@@ -137,6 +137,8 @@ def main():
         "device": backend.device,
         "parameters": vae.parameters.flat.size,
     } | evaluate(arguments, vae, dataset.x_test)
+    if arguments.ranks.rank:
+        return
     append_row(results, result)
     published = PUBLISHED[arguments.arm].get(dataset.name)
     print(f"results in {results} and {arguments.out}")

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ def parser():
     each.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="the numbers' precision")
     each.add_argument("--resume", action="store_true", help="go on where the training in --out was stopped")
     each.add_argument("--no-plots", action="store_true", help="leave the figures out")
+    what = "mpi: share the work among the processes that mpiexec started"
+    each.add_argument("--parallel", choices=("none", "mpi"), default="none", help=what)
     add_backend(each)
 
     def add_model(each):
@@ -156,10 +159,19 @@ def _pair(text):
 
 
 def train(arguments):
+    from . import parallel
+
+    with parallel.mpi() if arguments.parallel == "mpi" else nullcontext(parallel.ALONE) as ranks:
+        _train(arguments, ranks)
+
+
+def _train(arguments, ranks):
     from . import Checkpoint, CSVWriter, convnet, fit, mlp, model
     from .files import atomic_write
     from .locks import results_folder
 
+    if ranks.rank:
+        ranks.broadcast(None)  # comes when rank 0 has the data, which it may have to download, and the folder
     dataset, backend = _data(arguments), get_backend(arguments.backend)
     is_pixels = dataset.x_train.dtype == np.uint8 or (dataset.x_train.min() >= 0 and dataset.x_train.max() <= 1)
     likelihood = arguments.likelihood
@@ -181,7 +193,10 @@ def train(arguments):
         vae = convnet(dataset.shape, arguments.latent, arguments.conv, **options)
     else:
         vae = mlp(int(np.prod(dataset.shape)), arguments.latent, arguments.encoder, **options)
-    with results_folder(arguments.out, [CHECKPOINT], arguments.resume):
+    own_folder = nullcontext() if ranks.rank else results_folder(arguments.out, [CHECKPOINT], arguments.resume)
+    with own_folder:
+        if not ranks.rank:
+            ranks.broadcast(None)
         print(f"{dataset!r}\n{vae.parameters.flat.size:,} parameters, {likelihood}, {backend.device}", flush=True)
 
         def pair(x, y):
@@ -194,8 +209,10 @@ def train(arguments):
             pair(dataset.x_test, dataset.y_test),
             epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
             checkpoint=Checkpoint(arguments.out / CHECKPOINT, resume=arguments.resume),
-            callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True,
+            callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True, parallel=ranks,
         )  # fmt: skip
+        if ranks.rank:
+            return
         vae.save(arguments.out / MODEL)
         config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
         with atomic_write(arguments.out / "config.json") as file:

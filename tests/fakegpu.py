@@ -17,10 +17,12 @@ import itertools
 import math
 import types
 import weakref
+from typing import ClassVar
 
 import cuda_on_cpu
 import numpy as np
 import pytest
+from ranks import Group
 
 from minivae.engine.backend import CupyBackend
 from minivae.engine.cublas import TF32_MATH, TRANSPOSE, Products
@@ -699,6 +701,7 @@ class Cuda:
 
     def __init__(self, device):
         self._device = device
+        self.nccl = FakeNccl(device)
         self.nvrtc = types.SimpleNamespace(getVersion=lambda: (12, 9))
         self.runtime = types.SimpleNamespace(
             getDevice=lambda: 0,
@@ -719,6 +722,48 @@ class Cuda:
     def alloc(self, size):
         self._device.count_allocation()
         return types.SimpleNamespace(ptr=1)  # no memory behind it, because nothing reads a workspace
+
+
+class FakeNccl:
+    """cupy.cuda.nccl, for ranks that are threads: each of them has a device of its own."""
+
+    available = True
+    NCCL_SUM, NCCL_FLOAT32, NCCL_FLOAT64 = 0, 7, 8
+    groups: ClassVar = {}  # by the unique ids that were given out
+
+    def __init__(self, device):
+        self._device = device
+
+    def get_unique_id(self):
+        number = len(self.groups)
+        self.groups[number] = None
+        return (number, *[0] * 127)
+
+    def NcclCommunicator(self, ndev, commId, rank):  # noqa: N802, N803
+        if not (isinstance(commId, tuple) and len(commId) == 128 and commId[0] in self.groups):
+            raise Refused("NCCL: no unique id of get_unique_id, as rank 0 has to give it to all")
+        self.groups[commId[0]] = self.groups[commId[0]] or Group(ndev)
+        return FakeNcclCommunicator(self._device, self.groups[commId[0]], rank)
+
+
+class FakeNcclCommunicator:
+    def __init__(self, device, group, rank):
+        self._device, self._group, self._rank = device, group, rank
+        if device in group.exchange(rank, device)[:rank]:
+            raise Refused("NCCL: two ranks on one GPU")
+
+    def allReduce(self, sendbuf, recvbuf, count, datatype, op, stream):  # noqa: N802
+        if stream != self._device.streams[-1].ptr:
+            raise Refused("NCCL would work on another stream than the current one")
+        self._device.refuse_while_capturing("an exchange between ranks")
+        if op != FakeNccl.NCCL_SUM or sendbuf != recvbuf:
+            raise Refused("NCCL: only sums in place are known here")
+        dtype = {FakeNccl.NCCL_FLOAT32: np.float32, FakeNccl.NCCL_FLOAT64: np.float64}[datatype]
+        memory = self._device.memory.get(sendbuf)
+        if memory is None or memory.data.dtype != dtype or memory.data.size != count:
+            raise Refused(f"NCCL: no array of {count} {np.dtype(dtype)} is allocated at {sendbuf}")
+        self._device.tick("launches")
+        memory.data[...] = sum(self._group.exchange(self._rank, memory.data.copy()))
 
 
 class FakeCublas:

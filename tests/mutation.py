@@ -53,7 +53,10 @@ ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))
 # NumPy. What a test runs in a process of its own is not broken there.
 SUITES = {
     ZOO: (["gradients", "zoo"], "not fake and not numba"),
-    MATHEMATICS: (["gradients", "truths", "training"], "not fake and not numba and not test_killed"),
+    MATHEMATICS: (
+        ["gradients", "truths", "training", "engines/test_parallel.py"],
+        "not fake and not numba and not test_killed and not test_mpi",
+    ),
     ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),
     ("arguments",): (["training/test_bad_input.py", "hunts/test_arguments.py", "truths"], "not fake and not numba"),
     ("storage.checkpoint",): (

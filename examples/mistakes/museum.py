@@ -352,7 +352,7 @@ MISTAKES = [
     Mistake(
         "The loss summed over the batch",
         f"{thread('y0ast/VAE-Torch', 7)} (on purpose); asked in {thread('pytorch/examples', 652)}",
-        "model.vae:VAE.losses_and_gradients", (("1 / x.shape[0])", "1.0)"),),
+        "model.vae:VAE.losses_and_gradients", (("1 / (batch_size or x.shape[0]))", "1.0)"),),
         "the gradient of B times the mean loss", "With SGD a learning rate B times too high; Adam and RMSprop hide it.",
         "tests/examples/test_mistakes.py::test_the_gradient_does_not_grow_with_the_batch", setting="SGD",
     ),

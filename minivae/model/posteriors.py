@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..errors import MiniVAEError
-from .gaussian import free_bits_kl, gaussian_sample_log_prob, hold, reparameterize
+from .gaussian import free_bits_kl, free_bits_lack, gaussian_sample_log_prob, hold, reparameterize
 from .parameters import Part
 from .priors import StandardNormal
 
@@ -21,6 +21,9 @@ class Posterior(Part):
                                                                  and what free bits add to it, (B,) each
     own_prior(latent_dim) -> prior                               against which that KL is, and which a model has by
                                                                  default: N(0, I)
+    lack(params, stats, free_bits) -> (1, D)                     and for rows that are a part of a batch: what they lack
+                                                                 of its free bits; the sum over the batch is handed to
+                                                                 `with_kl` as the parameter "lack"
     proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
     own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
         backward(dloss) -> their grads                           are trained by, in place of the model's loss
@@ -92,10 +95,13 @@ class DiagonalGaussian(Posterior):
     def with_kl(self, params, stats, eps, free_bits=0.0):
         mu, log_var, split_backward = self.parts_of(stats)
         z, z_backward = reparameterize(mu, log_var, eps)
-        (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits)
+        (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits, params.get("lack"))
 
         def backward(dz, dkl):
             (dmu, dlog_var), (dmu_of_kl, dlog_var_of_kl) = z_backward(dz), kl_backward(dkl)
             return split_backward(dmu + dmu_of_kl, dlog_var + dlog_var_of_kl), {}
 
         return (z, kl, floor), backward
+
+    def lack(self, params, stats, free_bits):
+        return free_bits_lack(*self.split(stats), free_bits)

@@ -13,6 +13,7 @@ from ..arguments import seed as check_seed
 from ..engine import get_backend
 from ..engine.backend import NumpyBackend
 from ..errors import MiniVAEError, named, shown
+from ..parallel import ALONE, Ranks, check_ranks
 from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from . import checks
@@ -28,6 +29,7 @@ from .regularisers import Regulariser
 # Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
 INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
 CHECKED_ROWS = 10_000  # of x at a time
+PASSED_OVER = 1 << 20  # numbers drawn at a time for nothing
 
 
 # Overflow shows in the results, which are checked: that says more than a warning, and works on a GPU too.
@@ -268,19 +270,27 @@ class VAE:
         """x with the labels behind it, or as it is for a model without classes; and the way back."""
         return append_labels(x, y) if self.labels.n_classes else (x, lambda dx: dx)
 
-    def losses_and_gradients(self, params, x, eps, beta, y=None):
+    def losses_and_gradients(self, params, x, eps, beta, y=None, batch_size=None):
         """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order.
+
+        batch_size : of how many examples the mean is, where x is a part of them; the gradients of all parts then add up
+                     to that of the batch. With free bits, `params` has the `lack` of the batch as "posterior.lack"
 
         What a posterior trains by a loss of its own, such as a discriminator, has the gradients of that.
         """
         losses, backward = self.forward(params, x, eps, beta, y, training=True)
-        dloss = np.full_like(losses[0], 1 / x.shape[0])
+        dloss = np.full_like(losses[0], 1 / (batch_size or x.shape[0]))
         grads = backward(dloss)
         if self.posterior.has_own_loss:
             stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
             _, own_backward = self.posterior.own_loss(within(params, "posterior"), stats, eps)
             grads |= joined({"posterior": own_backward(dloss)})
         return np.stack(losses), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
+
+    def lack(self, params, x, y=None):
+        """What the rows x lack of the free bits, (1, D), nats: summed over a batch, negative for what counts."""
+        stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
+        return self.posterior.lack(within(params, "posterior"), stats, self.free_bits)
 
     def named(self, flat):
         """What `forward` calls params: views into a flat array of parameters, and the constants."""
@@ -321,10 +331,11 @@ class VAE:
 
     # ---------------------------------------------------------------------------- input and its checks
 
-    def check_input(self, x):
+    def check_input(self, x, ranks=ALONE):
         """x as a NumPy array (N, X) of native uint8, float32 or float64; other numbers become the model's dtype.
 
-        Not copied where that is what x holds. Raises MiniVAEError where it is no input for this model.
+        Not copied where that is what x holds. Raises MiniVAEError where it is no input for this model; each of several
+        ranks looks at the values of its own share of the rows.
         """
         x = array("x", x)
         if x.ndim == 0 or x.size == 0:
@@ -340,9 +351,9 @@ class VAE:
         if x.dtype not in (np.float32, np.float64):  # which also holds for another byte order
             with np.errstate(over="ignore"):
                 x = x.astype(self.dtype)  # what overflows is found below
-        for start in range(0, len(x), CHECKED_ROWS):
-            rows = x[start : start + CHECKED_ROWS]
-            gaps = self.likelihood.takes_nan and self.encoder.fills_nan
+        own, gaps = ranks.share(len(x)), self.likelihood.takes_nan and self.encoder.fills_nan
+        for start in range(own.start, own.stop, CHECKED_ROWS):
+            rows = x[start : min(start + CHECKED_ROWS, own.stop)]
             usable = ~np.isinf(rows) if gaps else np.isfinite(rows)
             if not usable.all():
                 bad = start + int(np.argmin(usable.all(axis=1)))
@@ -359,18 +370,23 @@ class VAE:
         y = self.labels.one_hot(y, self.dtype)
         return None if y is None else self.backend.asarray(y)
 
-    def _batches(self, x, y, rows):
-        """Pairs of x (rows, X) and labels (rows, C) or None on the device."""
-        x = self.check_input(x)
-        y = self.labels.check(y, len(x))
-        for start in range(0, len(x), rows):
-            batch = slice(start, start + rows)
+    def _batches(self, x, y, rows, ranks=ALONE):
+        """Pairs of x (rows, X) and labels (rows, C) or None on the device, of this rank's share of a checked x."""
+        y, own = self.labels.check(y, len(x)), ranks.share(len(x))
+        for start in range(own.start, own.stop, rows):
+            batch = slice(start, min(start + rows, own.stop))
             yield self._to_device(x[batch]), self._one_hot(None if y is None else y[batch])
 
     def _draw(self, rng, samples, rows):
         """Noise (L, B, D) on the device, drawn example by example, so that it does not depend on the batch size."""
         eps = rng.standard_normal((rows, samples, self.latent_dim), np.float32)
         return self.backend.asarray(eps.transpose(1, 0, 2), self.dtype)
+
+    def _pass_over(self, rng, samples, rows):
+        """Draw the noise of rows that are another rank's, so that the next rows get their own."""
+        left = rows * samples * self.latent_dim
+        while left:
+            left -= len(rng.standard_normal(min(left, PASSED_OVER), np.float32))
 
     def _check_eps(self, eps, rows):
         eps = array("eps", eps)
@@ -418,13 +434,16 @@ class VAE:
         seed: int = 0,
         batch_size: int | None = None,
         y: np.ndarray | int | None = None,
+        parallel: Ranks | None = None,
     ) -> Losses:
         """The losses on x (N, X) with `samples` draws of z for each example, without gradients.
+
+        parallel : ranks to share the examples with, see `minivae.parallel.mpi`; all of them must call it
 
         The noise is keyed by (seed, position of the example): the result does not depend on the batch size.
         Returns Losses, nats per example averaged over N.
         """
-        scores = self.score(x, samples, seed, batch_size, y)
+        scores = self.score(x, samples, seed, batch_size, y, parallel)
         return Losses(*(float(np.mean(terms)) for terms in (scores.loss, scores.reconstruction, scores.kl)))
 
     @unwarned
@@ -435,6 +454,7 @@ class VAE:
         seed: int = 0,
         batch_size: int | None = None,
         y: np.ndarray | int | None = None,
+        parallel: Ranks | None = None,
     ) -> Losses:
         """The losses that `evaluate` averages, of each example: Losses of arrays (N,), nats.
 
@@ -443,17 +463,22 @@ class VAE:
         """
         samples, rng = integer("samples", samples), generator(check_seed("seed", seed), EVALUATION_NOISE)
         batch_size = max(1, self.inference_rows // samples) if batch_size is None else integer("batch_size", batch_size)
-        parts = []
-        for batch, labels in self._batches(x, y, batch_size):
+        ranks = check_ranks("score: parallel", parallel)
+        x = self.check_input(x, ranks)
+        start, scores = ranks.share(len(x)).start, np.zeros((3, len(x)))
+        self._pass_over(rng, samples, start)
+        for batch, labels in self._batches(x, y, batch_size, ranks):
             eps = self._draw(rng, samples, len(batch))
             losses, _ = self.forward(self._params, batch, eps, self.beta_array, labels)
-            parts.append(self.backend.to_host(np.stack(losses)).astype(np.float64))
-        return Losses(*finite("the loss", np.concatenate(parts, axis=1)))
+            scores[:, start : start + len(batch)] = self.backend.to_host(np.stack(losses))
+            start += len(batch)
+        ranks.allreduce(scores)
+        return Losses(*finite("the loss", scores))
 
     @unwarned
     def encode(self, x: np.ndarray, y: np.ndarray | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """mu and log_var of q(z given x), each (N, D)."""
-        mus, log_vars = [], []
+        x, mus, log_vars = self.check_input(x), [], []
         for batch, labels in self._batches(x, y, self.inference_rows):
             mu, log_var = self.posterior.moments(within(self._params, "posterior"), self._encode(batch, labels))
             mus.append(np.array(self.backend.to_host(mu)))
@@ -523,6 +548,7 @@ class VAE:
         seed: int = 0,
         y: np.ndarray | int | None = None,
         progress: bool | None = None,
+        parallel: Ranks | None = None,
     ) -> float:
         """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
 
@@ -530,19 +556,23 @@ class VAE:
 
         progress : whether to show a progress bar with the examples per second; None shows it on a terminal and in a
                    notebook only
+        parallel : ranks to share the examples with, see `minivae.parallel.mpi`; all of them must call it
 
         It lies below log p(x) on average and tends to it as `samples` grows. Memory does not grow with x or with
         `samples`. The noise is keyed by (seed, position of the example).
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.
         """
-        x, samples = self.check_input(x), integer("samples", samples)
+        ranks = check_ranks("log_likelihood: parallel", parallel)
+        x, samples = self.check_input(x, ranks), integer("samples", samples)
         rng, of_prior = generator(check_seed("seed", seed), LIKELIHOOD_NOISE), self._of_prior()
-        total = 0.0
-        with progress_bar(len(x), "example", progress) as bar:
-            for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples)):
-                total += float(self._log_mean_weight(batch, labels, samples, rng, of_prior).sum())
+        total, own = np.zeros(1), ranks.share(len(x))
+        self._pass_over(rng, samples, own.start)
+        with progress_bar(own.stop - own.start, "example", progress) as bar:
+            for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples), ranks):
+                total += self._log_mean_weight(batch, labels, samples, rng, of_prior).sum()
                 bar.update(len(batch))
-        return float(finite("log p(x)", total / len(x)))
+        ranks.allreduce(total)
+        return float(finite("log p(x)", total[0] / len(x)))
 
     def _log_mean_weight(self, batch, labels, samples, rng, of_prior):
         """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""

@@ -21,6 +21,7 @@ from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
 from ..model.vae import VAE, check_vae
+from ..parallel import Ranks, check_ranks
 from ..progress import progress_bar
 from ..randomness import SPLIT, generator
 from ..storage import checkpoint as storage
@@ -82,6 +83,7 @@ def fit(
     callbacks: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
     verbose: bool = False,
     progress: bool | None = None,
+    parallel: Ranks | None = None,
     **others: Any,
 ) -> History:
     """Train a VAE by stochastic gradient descent on its loss, and return the History.
@@ -111,6 +113,9 @@ def fit(
                  `stop()`; such as EarlyStopping, CSVWriter, EpochPrinter, or one function by itself
     verbose    : whether to print a line for each epoch: short for callbacks=[EpochPrinter()]
     progress   : whether to show a progress bar; None shows it on a terminal and in a notebook only
+    parallel   : the ranks of `with minivae.parallel.mpi() as ranks:`, the processes that train this model together.
+                 Each of them calls `fit` with the same arguments and ends with the same model and History. Callbacks
+                 are called, checkpoints read and written on rank 0 only
 
     Ctrl-C, or a notebook's stop button, finishes the step and raises Interrupted, a KeyboardInterrupt: a script ends,
     and in a notebook the model has the weights of that step, `vae.history` the epochs that were finished. With a
@@ -126,6 +131,12 @@ def fit(
             raise MiniVAEError(f"fit: {name}= is now {OLD_SPELLINGS[name]}")
         raise TypeError(f"fit() got an unexpected keyword argument {name!r}")
     check_vae("fit: vae", vae)
+    ranks = check_ranks("fit: parallel", parallel)
+    if ranks.size > 1 and vae.regulariser is not None:
+        raise MiniVAEError(
+            f"fit: {type(vae.regulariser).__name__} depends on all codes of a batch, of which each process has a part: "
+            "train in one process"
+        )
     seed = vae.seed if seed is None else check_seed("fit: seed", seed)
     optimizer = RMSprop() if optimizer is None else optimizer
     if isinstance(checkpoint, (str, bytes, os.PathLike)):
@@ -137,9 +148,11 @@ def fit(
     epochs, samples = integer("fit: epochs", epochs), integer("fit: samples", samples)
     batch_size = integer("fit: batch_size", batch_size)
     val_samples = samples if val_samples is None else integer("fit: val_samples", val_samples)
-    x_train, y_train = _checked_pair(vae, x_train)
-    rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed)
+    x_train, y_train = _checked_pair(vae, x_train, ranks)
+    rows, x_val, y_val = _validation_data(vae, x_train, y_train, validation, seed, ranks)
     _check_arguments(optimizer, patience, x_val, schedules, checkpoint)
+    if ranks.rank:
+        checkpoint, callbacks, progress = None, [], False
     batch_size = min(batch_size, len(rows))
     if protocol != "grey":
         check_grey(x_train)
@@ -163,13 +176,14 @@ def fit(
             settings = {key: storage.describe(value) for key, value in settings.items()}
         dynamic = protocol == "dynamic"
         training = Training(
-            vae, optimizer, x_train, y_train, rows, batch_size, samples, dynamic, seed, settings, val_samples
+            vae, optimizer, x_train, y_train, rows, batch_size, samples, dynamic, seed, settings, val_samples, ranks
         )
         resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
         vae.history, run = training.history, Run(training, epochs)
         _call(callbacks, "begin", run)
         if checkpoint and not resumed:
             training.save(checkpoint.path)
+        training.agree(*training.moving())
 
         bar = progress_bar(epochs * training.n_steps, "step", progress, training.steps_done())
         with bar, ctrl_c() as pressed:
@@ -181,9 +195,11 @@ def fit(
                     bar.set_postfix(loss=f"{training.history[-1]['train_loss']:.2f}")
                 if checkpoint:
                     training.save(checkpoint.path)
-                if pressed():
+                training.agree("parameters")
+                if ranks.any(pressed()):
                     raise _interrupted(training, checkpoint)
         _call(callbacks, "end", run)
+        training.agree("parameters")
     return training.history
 
 
@@ -244,7 +260,7 @@ def _run_steps(training, before, bar, pressed):
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in training.steps():
             bar.update()
-            if pressed():
+            if training.ranks.any(pressed()):
                 break
         totals = training.finite_totals()
         if totals is None:
@@ -259,7 +275,8 @@ def _end_epoch(training, before, totals, x_val, y_val):
     row = {"epoch": epoch, "seconds": training.seconds} | training.end_epoch(totals).as_columns("train")
     if x_val is not None:
         try:
-            row |= vae.evaluate(x_val, training.val_samples, y=y_val).as_columns("val")
+            losses = vae.evaluate(x_val, training.val_samples, y=y_val, parallel=training.ranks)
+            row |= losses.as_columns("val")
         except MiniVAEError as error:
             training.roll_back(before)
             raise MiniVAEError(
@@ -309,14 +326,14 @@ def _callbacks(callbacks, patience, verbose) -> list:
     return [*stopping, *callbacks, *[EpochPrinter()] * verbose]
 
 
-def _checked_pair(vae, data) -> tuple[np.ndarray, np.ndarray | None]:
+def _checked_pair(vae, data, ranks) -> tuple[np.ndarray, np.ndarray | None]:
     """x and its labels, or None, from x or a pair (x, y)."""
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    x = vae.check_input(x)
+    x = vae.check_input(x, ranks)
     return x, vae.labels.check(y, len(x))
 
 
-def _validation_data(vae, x_train, y_train, validation, seed):
+def _validation_data(vae, x_train, y_train, validation, seed, ranks):
     """The rows of x_train to train on, and the data to validate on with their labels, or None."""
     n = len(x_train)
     if validation is None:
@@ -328,7 +345,7 @@ def _validation_data(vae, x_train, y_train, validation, seed):
                 f"fit: validation is of shape {shape}, which looks like labels of x_train: a VAE learns without them. "
                 "With n_classes they go beside the data, fit(vae, (x, y)); data to validate on must be like x_train"
             )
-        return np.arange(n), *_checked_pair(vae, validation)
+        return np.arange(n), *_checked_pair(vae, validation, ranks)
     n_val = round(validation * n) if 0 < validation < 1 else 0
     if not 0 < n_val < n:
         raise MiniVAEError(

@@ -10,6 +10,7 @@ import numpy as np
 from ..engine.interpreter import interpret
 from ..engine.tracing import Untraceable, trace
 from ..errors import MiniVAEError
+from ..parallel import ALONE
 
 LARGE = 20  # values of x, for weights that begin at the size that suits values of about 1
 
@@ -49,15 +50,28 @@ def _find(training, start):
     number = training.done
     training.roll_back(before)
     seen = []
-    next(training.steps(run=lambda step: seen.append(first_bad(step))))
+    next(training.steps(run=lambda step: seen.append(first_bad(step, training.ranks))))
     return number, seen[0]
 
 
-def first_bad(step):
-    """In words, the first value of a Step that holds a NaN or an infinity; the step's arrays stay as they are."""
+def first_bad(step, ranks=ALONE):
+    """In words, the first value of a Step that holds a NaN or an infinity, on whichever rank.
+
+    One stage of it after the other is run as far as it goes well.
+    """
+    for stage, run in zip(step.stages, step.calls, strict=True):
+        found = ranks.first(_first_bad(step, getattr(step, stage)) if step.n_rows else None)
+        if found:
+            return found
+        run()
+    return "a tensor"
+
+
+def _first_bad(step, function):
+    """The same for one function of a step on this rank's rows; None where all is finite."""
     vae = step.vae
     try:
-        list_ = trace(step.step, step.arrays, vae.dtype)
+        list_ = trace(function, step.arrays, vae.dtype)
     except Untraceable:
         return "a value, which cannot be named because the step cannot be traced,"
     gaps = {list_.inputs["data"].number} if vae.likelihood.takes_nan else set()  # values with a NaN that x has
@@ -69,7 +83,7 @@ def first_bad(step):
                 continue
             used = [name for source in value.inputs if (name := _parameter(vae, list_, source))]
             return f"{value.name}{' with ' + used[0] if used else ''} ({value.line}: `{value.line.text}`)"
-    return "a tensor"
+    return None
 
 
 def _parameter(vae, list_, value):

@@ -11,6 +11,7 @@ from ..arguments import number
 from ..errors import MiniVAEError, shown
 from ..files import keep_previous, remove_leftovers
 from ..model.vae import CHECKED_ROWS, Losses
+from ..parallel import ALONE, beside
 from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator
 from ..storage import checkpoint
 from .history import History
@@ -24,15 +25,18 @@ class Training:
 
     rows     : the numbers of the rows of x to train on
     settings : what the course depends on, as plain data; a training that is taken up again must have the same
+    ranks    : the processes that share the work; what a training is, all of them hold alike after each step
 
     `before` is for how many epochs the model had been trained: order and noise are keyed by its epochs in all, so that
     many trainings of one epoch do not go through the same ones again and again.
     `kept` is what callbacks want to be kept, numbers and arrays by name; `stopped` says whether one ended the training.
     """
 
-    def __init__(self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, settings, val_samples=1):
+    def __init__(
+        self, vae, optimizer, x, y, rows, batch_size, samples, binarize, seed, settings, val_samples=1, ranks=ALONE
+    ):
         self.vae, self.rows, self.batch_size, self.seed, self.settings = vae, rows, batch_size, seed, settings
-        self.samples, self.val_samples = samples, val_samples
+        self.samples, self.val_samples, self.ranks = samples, val_samples, beside(ranks, vae.backend)
         backend, p = vae.backend, vae.backend.to_host(vae.parameters.flat)
         self.state = {"lr": np.full(1, optimizer.lr, vae.dtype)} | optimizer.fresh_state(p)
         self.state = {name: _copied(backend, array) for name, array in self.state.items()}
@@ -50,9 +54,13 @@ class Training:
         }
         if y is not None:
             self.arrays["labels"] = backend.asarray(vae.labels.one_hot(y, vae.dtype))
+        if ranks.size > 1:
+            self.arrays["sums"] = backend.zeros((p.size + 3,), vae.dtype)
+            if vae.free_bits:
+                self.arrays["lack"] = backend.zeros((1, vae.latent_dim), vae.dtype)
         n_full, n_rest = divmod(len(rows), batch_size)
         sizes = [(batch_size, n_full)] + [(n_rest, 1)] * bool(n_rest)
-        self.parts = [(Step(vae, optimizer, self.arrays, size, samples, binarize), n) for size, n in sizes]
+        self.parts = [(Step(vae, optimizer, self.arrays, size, samples, binarize, self.ranks), n) for size, n in sizes]
         self.n_steps = sum(n for _, n in self.parts)
         self.history, self.done, self.seconds = History(), 0, 0.0  # steps and seconds of the present epoch
         self.history.samples, self.history.val_samples = samples, val_samples
@@ -118,7 +126,29 @@ class Training:
     def end_epoch(self, totals):
         """The Losses of the present epoch, averaged over its examples, each from before its own update; ends it."""
         self.done, self.seconds = 0, 0.0
+        if "sums" in self.arrays:
+            self.vae.gradients.flat[...] = self.arrays["sums"][:-3]
         return Losses(*(totals / len(self.rows)).tolist())
+
+    # -------------------------------------------------------------------------------------- among several ranks
+
+    def agree(self, *names):
+        """Go on from where rank 0 stands, which may have taken up a checkpoint or let callbacks change something.
+
+        names : of the arrays that may differ, among those that `moving` names
+        """
+        if self.ranks.size == 1:
+            return
+        numbers = self.history, vars(self.history), self.done, self.seconds, self.stopped, self.before
+        arrays = {name: self.vae.backend.to_host(self.moving()[name]) for name in names}
+        given = self.ranks.broadcast((arrays, numbers, self.vae.beta, self.lr))
+        if self.ranks.rank:
+            arrays, numbers, self.vae.beta, self.lr = given
+            self.history[:], of_history, self.done, self.seconds, self.stopped, self.before = numbers
+            vars(self.history).update(of_history)
+            for name, array in arrays.items():
+                self.vae.backend.upload(array, to=self.moving()[name])
+            self._count_epochs()
 
     # ------------------------------------------------------------------------------ in memory, within an epoch
 
@@ -135,7 +165,7 @@ class Training:
         zero_or_nan = [np.sum(array * 0, keepdims=True).reshape(1) for array in self.moving().values()]
         checks = [each.astype("float64") for each in zero_or_nan]
         report = self.vae.backend.to_host(np.concatenate([self.totals, *checks]))
-        return np.array(report[:3]) if np.isfinite(report).all() else None
+        return None if self.ranks.any(not np.isfinite(report).all()) else np.array(report[:3])
 
     def snapshot(self):
         return {name: array.copy() for name, array in self.moving().items()}, self.done

@@ -56,7 +56,7 @@ def test_a_captured_step_repeats_the_first_of_the_prepared_rows(workload):
         captured.repeat()
         losses.append(captured.vae.backend.to_host(captured.training.totals)[0])
     assert losses[-1] < 0.9 * losses[0]  # it trains, on the same rows again and again
-    assert captured.training.parts[0][0]._compiled._graph is not None
+    assert captured.training.parts[0][0].calls[0]._graph is not None
 
 
 def test_scale_prints_a_row_for_each_batch_and_width(capsys):

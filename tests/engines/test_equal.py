@@ -145,9 +145,10 @@ MODELS = {
 }
 
 
-def train(backend, name, dtype, kind):
+def train(backend, name, dtype, kind, **more):
     """The weights, the gradients and the losses after two epochs; the ragged last batch has 3 rows where not said."""
     make, parts, options = MODELS[name]
+    options = options | more
     options = {"optimizer": mv.Adam(1e-3), "batch_size": 10, "epochs": 2} | options
     if "bound" in options:
         parts, options = parts | {"bound": options["bound"]}, {k: v for k, v in options.items() if k != "bound"}

@@ -81,7 +81,7 @@ def test_the_step_of_784_256_2_is_26_launches():
 def test_replay_equals_running_the_step(name):
     recorded, eager = variant(name), variant(name)
     for step, _ in eager.parts:
-        step._compiled.WARM_UP = 1000  # never captured
+        step.calls[0].WARM_UP = 1000  # never captured
     for _ in range(2):
         for _ in zip(recorded.steps(), eager.steps(), strict=True):
             np.testing.assert_array_equal(recorded.vae.parameters.flat.get(), eager.vae.parameters.flat.get())
@@ -126,13 +126,13 @@ def test_what_cannot_be_captured_fails_with_its_own_reason(monkeypatch, wrong):
         "matmul": lambda: xp.matmul(x, x),
         "synchronize": xp.cuda.Device().synchronize,
     }
-    step._compiled._launches.append(work[wrong])
+    step.calls[0]._launches.append(work[wrong])
     step.refill(5, np.random.default_rng(0), np.random.default_rng(1))
     step.run()
     step.run()
     with pytest.raises((fakegpu.Refused, NotImplementedError), match="allocation|cuBLAS|synchronisation"):
         step.run()
     assert [stream.is_capturing() for stream in streams] == [False]
-    step._compiled._launches.pop()
+    step.calls[0]._launches.pop()
     step.run()
     assert trained.finite_totals() is not None

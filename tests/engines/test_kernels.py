@@ -136,7 +136,7 @@ def test_numbers_have_the_dtype_they_have_in_numpy():
 def test_no_float64_in_a_kernel_of_float32(dtype):
     """One number without an f would make the arithmetic around it several times slower."""
     (step,) = compiled_steps("keras-mnist", dtype)
-    kernel = next(text for text in step._compiled.source.split("extern") if "sqrt" in text)
+    kernel = next(text for text in step.calls[0].source.split("extern") if "sqrt" in text)
     assert ("double" in kernel) == (dtype == "float64")
     assert ("f)" in kernel) == (dtype == "float32")
 
@@ -500,7 +500,7 @@ needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="needs NVRTC, w
 @pytest.mark.parametrize("name", [*models.recipes(), *SMALL])
 def test_cudas_compiler_takes_every_kernel(name, architecture):
     for step in compiled_steps(name):
-        assert nvrtc.machine_code(step._compiled.source, architecture).startswith(b"\x7fELF")
+        assert nvrtc.machine_code(step.calls[0].source, architecture).startswith(b"\x7fELF")
 
 
 @needs_nvrtc

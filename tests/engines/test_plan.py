@@ -530,7 +530,7 @@ def a_training(batch_size, samples=1, optimizer=None, **parts):
 def test_gradients_and_weights_are_made_where_they_end_up():
     training = a_training(50)
     step = training.parts[0][0]
-    plan = step._compiled.plan
+    plan = step.calls[0].plan
     arrays = [array for array, _ in plan.copies]
     assert not any(array is step.arrays[name] for array in arrays for name in ("gradients", "parameters"))
     assert not any(array is step.arrays[f"optimizer.{name}"] for array in arrays for name in "mv")

@@ -23,7 +23,7 @@ def training(vae, x, batch_size, optimizer, samples=1, binarize=False):
 
 def lists(training):
     """The compiled steps of a training, which are not run."""
-    return [step._compiled for step, _ in training.parts]
+    return [step.calls[0] for step, _ in training.parts]
 
 
 def a_random_training(seed):
@@ -116,7 +116,7 @@ def after_a_step(training, order):
     rng = np.random.default_rng(3)
     step.refill(1, rng, rng)
     training.arrays["permutation"][:] = training.rows
-    in_turn(step._compiled, order)
+    in_turn(step.calls[0], order)
     return {name: array.copy() for name, array in training.moving().items()}
 
 
