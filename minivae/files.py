@@ -1,4 +1,4 @@
-"""Writing a file so that nothing is ever lost, the old contents or the new, whole; and opening only what is a file."""
+"""Files: nothing is ever lost in writing, old contents or new; and reading takes neither for ever nor all memory."""
 
 import errno
 import glob
@@ -9,6 +9,8 @@ import stat
 from contextlib import contextmanager, suppress
 
 from .errors import MiniVAEError
+
+MAX_BYTES = 1 << 30  # of memory that what one reads may take; 2 MB of gzip can become 2 GB
 
 
 @contextmanager
@@ -125,6 +127,15 @@ def reading(path):
         raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError as error:
         raise MiniVAEError(f"cannot read {path}: it does not fit into memory") from error
+
+
+def check_fits(where, n_bytes, max_bytes):
+    """Raise MiniVAEError where what a file holds would take more memory than it may; ask before it is taken."""
+    if n_bytes > max_bytes:
+        raise MiniVAEError(
+            f"{where} would take {n_bytes:,} bytes of memory or more, and the limit is {max_bytes:,}: if you trust it, "
+            "give more as max_bytes (--max-bytes on the command line)"
+        )
 
 
 def kind(status):

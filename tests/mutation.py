@@ -44,7 +44,7 @@ MATHEMATICS = (
     *("model.more_layers", "model.parameters", "model.binarization", "model.labels", "model.vae", "engine.convolution"),
     *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
-DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split())
+DATA = (*(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split()), "npy")
 OF_ZOO = "branches flow_prior gated mixture residual two_layers vamp".split()
 ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import integer
 from ..errors import MiniVAEError, MiniVAEWarning
+from ..files import MAX_BYTES
 from .catalogue import COLLECTIONS, MNIST
 from .csv import read_csv
 from .download import fetch
@@ -109,7 +111,7 @@ class Dataset:
         )
 
 
-def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None, color=False):
+def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None, color=False, max_bytes=MAX_BYTES):
     """The data set "mnist", "fashion-mnist", "emnist-letters" or "sample", or data of one's own, as a Dataset.
 
     With `data_dir`, it must be there, as IDX files (.gz or not), Kaggle's CSV files or Keras's mnist.npz, in
@@ -125,37 +127,40 @@ def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None,
     `test` is the share of them that is set apart at random for the test, unless an .npz file has x_test; pictures are
     scaled to `size` (height, width), and grey unless `color` is true. Without classes y_train and y_test are None.
 
-    Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not sound.
+    `max_bytes` is how much memory what is in a file, or all pictures of a folder together, may take; a small file can
+    be a large array. Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not
+    sound, or would take more.
     """
+    max_bytes = integer("load: max_bytes", max_bytes)
     if isinstance(name, str) and name == "sample":
         dataset = _sample()
     elif not isinstance(name, str) or name not in COLLECTIONS:
-        dataset = _own(name, test, size, color)
+        dataset = _own(name, test, size, color, max_bytes)
     elif data_dir is not None:
-        dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], data_dir))
+        dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], data_dir), max_bytes)
     else:
-        dataset = _search(COLLECTIONS[name], download)
+        dataset = _search(COLLECTIONS[name], download, max_bytes)
     if dataset.note:
         warnings.warn(dataset.note, MiniVAEWarning, stacklevel=2)
     return dataset if limit is None else dataset.first(limit)
 
 
-def _own(source, test, size, color):
+def _own(source, test, size, color, max_bytes):
     if isinstance(source, str) and not os.path.exists(os.path.expanduser(source)):
         raise MiniVAEError(f"unknown data set {source!r}: expected one of {', '.join(NAMES)}, or a file or a folder")
-    x, y, names, x_test, y_test = read_own(source, size, color)
+    x, y, names, x_test, y_test = read_own(source, size, color, max_bytes)
     parts = split(x, y, test) if x_test is None else (x, y, x_test, y_test)
     is_path = isinstance(source, (str, os.PathLike))
     return Dataset(Path(source).name if is_path else "array", *parts, names, str(source) if is_path else "an array")
 
 
-def _search(collection, download):
+def _search(collection, download, max_bytes):
     folder = os.environ.get("MINIVAE_DATA")
     found = locate(collection, Path(os.path.expanduser(folder))) if folder else None
     if found:
-        return _read(collection, found)
+        return _read(collection, found, max_bytes)
     try:
-        return _read(collection, locate_in(collection, fetch(collection, download)))
+        return _read(collection, locate_in(collection, fetch(collection, download)), max_bytes)
     except MiniVAEError as error:
         reason = f"no {collection.title} in {folder} (MINIVAE_DATA), and {error}" if folder else str(error)
         if collection.name != MNIST.name:
@@ -177,8 +182,8 @@ def _sample():
     )
 
 
-def _read(collection, found):
-    arrays = READERS[found.form](found.paths)
+def _read(collection, found, max_bytes):
+    arrays = READERS[found.form](found.paths, max_bytes)
     return _identified(
         collection,
         _checked(
@@ -188,9 +193,9 @@ def _read(collection, found):
 
 
 READERS = {
-    "IDX": lambda paths: tuple(map(read_idx, paths)),
-    "npz": lambda paths: read_npz(*paths),
-    "CSV": lambda paths: tuple(array for path in paths for array in read_csv(path)),
+    "IDX": lambda paths, max_bytes: tuple(read_idx(path, max_bytes) for path in paths),
+    "npz": lambda paths, max_bytes: read_npz(paths[0], max_bytes),
+    "CSV": lambda paths, max_bytes: tuple(a for path in paths for a in read_csv(path, max_bytes=max_bytes)),
 }
 
 

@@ -14,8 +14,9 @@ import struct
 
 import numpy as np
 
+from ..arguments import integer
 from ..errors import MiniVAEError
-from ..files import atomic_write
+from ..files import MAX_BYTES, atomic_write, check_fits
 from .streams import most_bytes, open_stream
 
 TYPES = {
@@ -24,15 +25,18 @@ TYPES = {
 CODES = {dtype.newbyteorder("="): code for code, dtype in TYPES.items()}
 CHUNK = 1 << 20
 MOST_DIMENSIONS = 64  # of a NumPy array
+HEADER_BYTES = 4 + 4 * MOST_DIMENSIONS + 1  # and one more byte tells that too much follows
 
 
-def read_idx(path):
+def read_idx(path, max_bytes=MAX_BYTES):
     """The array in an IDX file, plain or .gz, in its own type and the machine's byte order.
 
     Raises MiniVAEError if the file cannot be read, is not IDX, or does not hold exactly what its header
-    promises; a header that promises more than the file could hold is refused before any memory is taken.
+    promises; a header that promises more than the file could hold, or more than `max_bytes`, is refused before any
+    memory is taken.
     """
-    with open_stream(path) as stream:
+    max_bytes = integer("read_idx: max_bytes", max_bytes)
+    with open_stream(path, max_bytes + HEADER_BYTES) as stream:
         dtype, shape = _read_header(stream, path)
         promised = dtype.itemsize * math.prod(shape)
         if promised > most_bytes(path):
@@ -40,6 +44,7 @@ def read_idx(path):
                 f"{path}: the header promises shape {shape}, {promised:,} bytes, "
                 "more than the file can hold: it is truncated or damaged"
             )
+        check_fits(path, promised, max_bytes)
         values = _read_at_most(stream, promised + 1)
     if len(values) != promised:
         found = f"only {len(values):,}" if len(values) < promised else "more"
