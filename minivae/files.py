@@ -8,6 +8,7 @@ import secrets
 import stat
 from contextlib import contextmanager, suppress
 
+from .arguments import path as check_path
 from .errors import MiniVAEError
 
 MAX_BYTES = 1 << 30  # of memory that what one reads may take; 2 MB of gzip can become 2 GB
@@ -25,6 +26,7 @@ def atomic_write(path):
     leaves its permissions and its owner to the new one. Raises MiniVAEError when the folder or the disk refuses, when
     `path` may not be written to, and when it is something else than a file, such as a device.
     """
+    check_path("the path to write to", path)
     try:
         target = os.path.realpath(path)
         before = _replaceable(target)
@@ -117,6 +119,7 @@ def reading(path):
     A device, a socket and a FIFO are refused before they are opened: to open one may wait for ever, and one may never
     end.
     """
+    check_path("the path to read from", path)
     try:
         status = os.stat(path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # open() says of folders what they are

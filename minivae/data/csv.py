@@ -6,7 +6,7 @@ from itertools import chain
 
 import numpy as np
 
-from ..arguments import integer
+from ..arguments import flag, integer
 from ..errors import MiniVAEError
 from ..files import MAX_BYTES
 from .images import check_height_and_width
@@ -28,7 +28,7 @@ def read_csv(path, shape=None, transposed=False, max_bytes=MAX_BYTES):
     Raises MiniVAEError, with the line number, for a row with too few or too many values, for what is not a
     number from 0 to 255 and for a missing label column; and if the file cannot be read, has no rows or is too long.
     """
-    max_bytes = integer("read_csv: max_bytes", max_bytes)
+    max_bytes, transposed = integer("read_csv: max_bytes", max_bytes), flag("read_csv: transposed", transposed)
     check_height_and_width(shape, "shape")
     with open_stream(path, max_bytes) as stream:
         lines = _Lines(stream)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arguments import integer
-from ..errors import MiniVAEError, MiniVAEWarning
+from ..arguments import flag, integer
+from ..arguments import path as check_path
+from ..errors import MiniVAEError, MiniVAEWarning, shown
 from ..files import MAX_BYTES
 from .catalogue import COLLECTIONS, MNIST
 from .csv import read_csv
@@ -57,8 +58,7 @@ class Dataset:
 
     def first(self, count):
         """The Dataset of the first `count` training and `count` test examples, or of all there are."""
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise MiniVAEError(f"the number of examples must be a whole number of at least 1, got {count!r}")
+        count = integer("the number of examples", count)
         arrays = {name: getattr(self, name) for name in ("x_train", "y_train", "x_test", "y_test")}
         return replace(self, **{name: x if x is None else x[:count].copy() for name, x in arrays.items()})
 
@@ -94,6 +94,9 @@ class Dataset:
         if isinstance(classes, int | np.integer):
             return [classes]
         if not isinstance(classes, str):
+            classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
+            if not isinstance(classes, (list, tuple, range)):
+                raise MiniVAEError(f"classes should be a name, a number or a list of these, got {shown(classes)}")
             return classes
         if classes.casefold() in (name.casefold() for name in self.class_names):
             return [classes]
@@ -106,7 +109,7 @@ class Dataset:
         if isinstance(wanted, str) and wanted.casefold() in names:
             return names.index(wanted.casefold())
         raise MiniVAEError(
-            f"unknown class {wanted!r}: {self.name} has {', '.join(self.class_names)}, "
+            f"unknown class {shown(wanted)}: {self.name} has {', '.join(self.class_names)}, "
             f"or the positions 0 to {len(names) - 1}"
         )
 
@@ -131,13 +134,14 @@ def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None,
     be a large array. Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not
     sound, or would take more.
     """
-    max_bytes = integer("load: max_bytes", max_bytes)
+    max_bytes, download = integer("load: max_bytes", max_bytes), flag("load: download", download)
     if isinstance(name, str) and name == "sample":
         dataset = _sample()
     elif not isinstance(name, str) or name not in COLLECTIONS:
         dataset = _own(name, test, size, color, max_bytes)
     elif data_dir is not None:
-        dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], data_dir), max_bytes)
+        folder = check_path("load: data_dir", data_dir)
+        dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], folder), max_bytes)
     else:
         dataset = _search(COLLECTIONS[name], download, max_bytes)
     if dataset.note:
@@ -146,8 +150,10 @@ def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None,
 
 
 def _own(source, test, size, color, max_bytes):
-    if isinstance(source, str) and not os.path.exists(os.path.expanduser(source)):
-        raise MiniVAEError(f"unknown data set {source!r}: expected one of {', '.join(NAMES)}, or a file or a folder")
+    if isinstance(source, str) and not os.path.exists(os.path.expanduser(check_path("load: name", source))):
+        raise MiniVAEError(
+            f"unknown data set {shown(source)}: expected one of {', '.join(NAMES)}, or a file or a folder"
+        )
     x, y, names, x_test, y_test = read_own(source, size, color, max_bytes)
     parts = split(x, y, test) if x_test is None else (x, y, x_test, y_test)
     is_path = isinstance(source, (str, os.PathLike))

@@ -14,7 +14,9 @@ import struct
 
 import numpy as np
 
+from ..arguments import array as check_array
 from ..arguments import integer
+from ..arguments import path as check_path
 from ..errors import MiniVAEError
 from ..files import MAX_BYTES, atomic_write, check_fits
 from .streams import most_bytes, open_stream
@@ -61,7 +63,7 @@ def write_idx(path, array):
     The file appears whole or not at all. Raises MiniVAEError for a type that IDX lacks, for an empty array
     and when the path cannot be written.
     """
-    array = np.asarray(array)
+    array, path = check_array("write_idx: array", array), check_path("write_idx: path", path)
     if array.dtype.newbyteorder("=") not in CODES:
         raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {array.dtype}: convert the array first")
     if array.size == 0 or array.ndim == 0:

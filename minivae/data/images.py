@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arguments import integer
-from ..errors import MiniVAEError
+from ..arguments import array as check_array
+from ..arguments import flag, integer, is_integer
+from ..arguments import path as check_path
+from ..errors import MiniVAEError, shown
 from ..files import MAX_BYTES, check_fits, reading
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -29,9 +31,9 @@ def read_images(source, size=None, color=False, max_bytes=MAX_BYTES):
     fit into `max_bytes`. Source of the grey: ITU-R BT.601.
     """
     check_height_and_width(size, "size")
-    max_bytes = integer("read_images: max_bytes", max_bytes)
-    if isinstance(source, str | Path):
-        files = picture_files(Path(os.path.expanduser(source)))
+    max_bytes, color = integer("read_images: max_bytes", max_bytes), flag("read_images: color", color)
+    if isinstance(source, (str, os.PathLike)):
+        files = picture_files(Path(os.path.expanduser(check_path("read_images: source", source))))
         return _stack(source, len(files), ((path, _open(path, max_bytes)) for path in files), size, color, max_bytes)
     array = _as_uint8(source)
     if (size is None or tuple(size) == array.shape[1:3]) and color == (array.ndim == 4):
@@ -108,8 +110,8 @@ def _open(path, max_bytes):
 
 def _as_uint8(source):
     try:
-        array = np.asarray(source)
-    except ValueError as error:
+        array = check_array("read_images: source", source)
+    except MiniVAEError as error:
         raise MiniVAEError(f"the images do not make one array, are they of several sizes? {error}") from error
     is_images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)
     if not is_images or array.size == 0:
@@ -130,5 +132,5 @@ def check_height_and_width(pair, name):
     if pair is None:
         return
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-    if not is_pair or not all(isinstance(side, int | np.integer) and side > 0 for side in pair):
-        raise MiniVAEError(f"expected {name} as (height, width), whole numbers of at least 1, got {pair!r}")
+    if not is_pair or not all(is_integer(side) and side > 0 for side in pair):
+        raise MiniVAEError(f"expected {name} as (height, width), whole numbers of at least 1, got {shown(pair)}")

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import array as check_array
+from ..arguments import number
+from ..arguments import path as check_path
+from ..errors import MiniVAEError, shown
 from ..files import check_fits
 from ..npy import read_members, read_npy
 from ..randomness import SPLIT, generator
@@ -31,8 +34,8 @@ def read_own(source, size, color, max_bytes):
     max_bytes : of memory that it may take
     """
     if not isinstance(source, (str, os.PathLike)):
-        return _checked("the array", np.asarray(source)), None, (), None, None
-    path = Path(os.path.expanduser(source))
+        return _checked("the array", check_array("load: an array", source)), None, (), None, None
+    path = Path(os.path.expanduser(check_path("load: the path", source)))
     if path.is_dir():
         x = read_images(path, size, color, max_bytes)
         return x, *_classes_by_folder(path, len(x)), None, None
@@ -49,9 +52,9 @@ def read_own(source, size, color, max_bytes):
 
 def split(x, y, share, seed=0):
     """x, y for training and for test, drawn at random: (x_train, y_train, x_test, y_test)."""
-    n_test = round(share * len(x))
+    n_test = round(number(share) * len(x)) if 0 < number(share) < 1 else 0
     if not 0 < n_test < len(x):
-        raise MiniVAEError(f"a test share of {share!r} should leave some of the {len(x)} examples on either side")
+        raise MiniVAEError(f"a test share of {shown(share)} should leave some of the {len(x)} examples on either side")
     order = generator(seed, SPLIT).permutation(len(x))
     test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
     return x[train], None if y is None else y[train], x[test], None if y is None else y[test]

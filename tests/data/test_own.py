@@ -103,7 +103,7 @@ def test_a_model_trains_on_it(tmp_path):
         (lambda p: p / "none.npy", "no such file or folder"),
         (lambda p: "nonsense", "unknown data set 'nonsense': expected one of mnist, .* or a file or a folder"),
         (lambda p: np.zeros(3), r"expected numbers of shape \(N, ...\)"),
-        (lambda p: np.array([["a", "b"]]), "expected numbers"),
+        (lambda p: np.array([["a", "b"]]), "should hold real numbers"),
         (lambda p: written(p / "a.csv", "1,2\n3\n"), "row 2: expected 2 numbers, got '3'"),
         (lambda p: written(p / "a.csv", "a,b\n1,2\n3,x\n"), "row 3: expected 2 numbers, got '3,x'"),
         (lambda p: written(p / "a.csv", ""), "is empty"),
