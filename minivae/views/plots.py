@@ -20,10 +20,9 @@ from scipy.special import ndtri
 
 from ..arguments import array, integer, integers, number, one_of, text, texts
 from ..arguments import seed as check_seed
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, named, shown
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
-from ..model.vae import check_vae
 from ..randomness import generator
 from ..training.history import History
 from .summary import Row, rows, shape_text
@@ -162,7 +161,7 @@ def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
 
     For a conditional model, whose z need not say which class it is: a row keeps its style, a column its class.
     """
-    if not check_vae("styles: vae", vae).n_classes:
+    if not _check_model(vae, "n_classes").n_classes:
         raise MiniVAEError("styles needs a conditional model, VAE(..., n_classes=): this one knows no classes")
     shape = image_shape_of(vae, image_shape)
     originals, (mu, _) = _as_numbers(vae, x), vae.encode(x, y=y)
@@ -182,8 +181,8 @@ def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
 def interpolation(vae, x_from, x_to, n=10, image_shape=None, ax=None):
     """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
     shape = image_shape_of(vae, image_shape)
-    named = {"x_from": x_from, "x_to": x_to}
-    ends = [vae.check_input(array(f"interpolation: {name}", x)[None]) for name, x in named.items()]
+    given = {"x_from": x_from, "x_to": x_to}
+    ends = [vae.check_input(array(f"interpolation: {name}", x)[None]) for name, x in given.items()]
     originals, mu = (
         np.concatenate(each) for each in ([_as_numbers(vae, x) for x in ends], [vae.encode(x)[0] for x in ends])
     )
@@ -202,7 +201,7 @@ def manifold(vae, n=20, limits=None, grid="linear", image_shape=None, ax=None):
              under the prior
     limits : of z, (-3, 3) by default; of a quantile grid the probabilities of the first and last cell, (0.05, 0.95)
     """
-    if check_vae("manifold: vae", vae).latent_dim != 2:
+    if _check_model(vae, "latent_dim", "decode").latent_dim != 2:
         raise MiniVAEError(
             f"manifold needs 2 latent dimensions, this model has {vae.latent_dim}: see samples or interpolation"
         )
@@ -249,7 +248,7 @@ def _grid_values(n, limits, grid):
 
 def image_shape_of(vae, image_shape):
     """(height, width) or (height, width, 3) of images of the model's X values."""
-    side = math.isqrt(check_vae("vae", vae).input_dim)
+    side = math.isqrt(_check_model(vae, "input_dim").input_dim)
     shape = (side, side) if image_shape is None else tuple(integers("image_shape", image_shape))
     if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or math.prod(shape) != vae.input_dim:
         raise MiniVAEError(
@@ -257,6 +256,13 @@ def image_shape_of(vae, image_shape):
             "(height, width, 3), or, for data that are no images, see loss_curves, latent_space, kl_per_dimension"
         )
     return shape if shape[2:] == (3,) else shape[:2]
+
+
+def _check_model(vae, *wanted):
+    """The model; raises MiniVAEError unless it is a VAE, or what looks like one as far as the drawing goes."""
+    if isinstance(vae, type) or not all(hasattr(vae, name) for name in wanted):
+        raise MiniVAEError(f"vae should be a VAE, got {named(vae)}")
+    return vae
 
 
 def _as_numbers(vae, x):
@@ -322,7 +328,7 @@ def latent_space(vae, x, y=None, class_names=None, ax=None):
     standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
-    points, labels = _plane(*check_vae("latent_space: vae", vae).encode(x))
+    points, labels = _plane(*_check_model(vae, "encode", "latent_dim", "prior").encode(x))
     ax = _axes(ax, 7, 7)
     order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
     look = {"s": min(18, max(5, 4e4 / len(order))), "linewidths": 0}
@@ -439,7 +445,7 @@ def kl_per_dimension(vae, x, ax=None):
     nats per example. Grey are those that are no active units, see `VAE.active_units`. Raises MiniVAEError where the
     posterior is no diagonal Gaussian, or the prior not the standard normal.
     """
-    check_vae("kl_per_dimension: vae", vae)
+    _check_model(vae, "encode", "posterior", "prior")
     if type(vae.posterior) is not DiagonalGaussian or type(vae.prior) is not StandardNormal:
         raise MiniVAEError(
             f"kl_per_dimension needs a DiagonalGaussian posterior and the standard normal prior, whose KL is a sum "
@@ -471,7 +477,7 @@ def architecture(vae, ax=None):
     Each box is a layer with the shape of its output and its number of parameters; B stands for the batch. A box
     is the wider, the more values a row has.
     """
-    table = rows(check_vae("architecture: vae", vae))
+    table = rows(_check_model(vae, "encoder", "decoder", "likelihood"))
     parts = {part: [row for row in table if row.part == part] for part in ("encoder", "decoder")}
     posterior, likelihood = (next(row for row in table if row.part == part) for part in ("posterior", "likelihood"))
     depth = max(map(len, parts.values())) + 1
