@@ -182,6 +182,8 @@ class Training:
         arrays, record = checkpoint.read(path, max_bytes)
         if "training" not in record:
             raise MiniVAEError(f"{path} holds a model but no training: load it with minivae.load and train it anew")
+        if not isinstance(record.get("settings"), dict):
+            raise MiniVAEError(f"{path} cannot be resumed: its settings should be an object")
         model = checkpoint.describe_model(self.vae)
         # beta may have been changed on the way; where it started is among the settings.
         _check_same(path, checkpoint.renewed(path, record["model"]) | {"beta": model["beta"]}, model)
