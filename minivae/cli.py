@@ -15,7 +15,7 @@ from .files import MAX_BYTES
 
 ENGINES = "numpy", "numba", "cupy"
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
-CHECKPOINT = "checkpoint.safetensors"  # in --out
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in --out
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 
@@ -89,7 +89,7 @@ def parser():
     add_backend(each)
 
     def add_model(each):
-        each.add_argument("model", type=Path, help="a model's file, such as runs/model/model.safetensors")
+        each.add_argument("model", type=Path, help="a model's file, or the folder of its training, such as runs/model")
 
     each = command(evaluate, "tell a model's losses on test data")
     add_model(each)
@@ -205,7 +205,7 @@ def train(arguments):
             checkpoint=Checkpoint(arguments.out / CHECKPOINT, arguments.resume, arguments.max_bytes),
             callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True,
         )  # fmt: skip
-        vae.save(arguments.out / "model.safetensors")
+        vae.save(arguments.out / MODEL)
         config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
         with atomic_write(arguments.out / "config.json") as file:
             file.write(json.dumps(config, indent=2).encode() + b"\n")
@@ -314,13 +314,17 @@ def info(arguments):
         except MiniVAEError as error:
             print(f"backend {name}: {error}")
     if arguments.model:
-        load(arguments.model, max_bytes=arguments.max_bytes).summary()
+        load(_file(arguments.model), max_bytes=arguments.max_bytes).summary()
 
 
 def _model(arguments):
     from . import load
 
-    return load(arguments.model, arguments.backend, arguments.max_bytes)
+    return load(_file(arguments.model), arguments.backend, arguments.max_bytes)
+
+
+def _file(path):
+    return path / MODEL if path.is_dir() else path
 
 
 def _data(arguments):

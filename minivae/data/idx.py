@@ -10,9 +10,11 @@ Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten 
 
 import gzip
 import math
+import os
 import struct
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..arguments import array as check_array
 from ..arguments import integer
@@ -30,7 +32,7 @@ MOST_DIMENSIONS = 64  # of a NumPy array
 HEADER_BYTES = 4 + 4 * MOST_DIMENSIONS + 1  # and one more byte tells that too much follows
 
 
-def read_idx(path, max_bytes=MAX_BYTES):
+def read_idx(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> np.ndarray:
     """The array in an IDX file, plain or .gz, in its own type and the machine's byte order.
 
     Raises MiniVAEError if the file cannot be read, is not IDX, or does not hold exactly what its header
@@ -57,18 +59,18 @@ def read_idx(path, max_bytes=MAX_BYTES):
     return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def write_idx(path, array):
+def write_idx(path: str | os.PathLike, array: ArrayLike) -> None:
     """Write an array as an IDX file, gzip-compressed if the name ends in .gz; the same array, the same bytes.
 
     The file appears whole or not at all. Raises MiniVAEError for a type that IDX lacks, for an empty array
     and when the path cannot be written.
     """
-    array, path = check_array("write_idx: array", array), check_path("write_idx: path", path)
-    if array.dtype.newbyteorder("=") not in CODES:
-        raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {array.dtype}: convert the array first")
-    if array.size == 0 or array.ndim == 0:
-        raise MiniVAEError(f"an IDX file holds at least one value in one dimension, got shape {array.shape}")
-    contents = idx_bytes(array)
+    values, path = check_array("write_idx: array", array), check_path("write_idx: path", path)
+    if values.dtype.newbyteorder("=") not in CODES:
+        raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {values.dtype}: convert the array first")
+    if values.size == 0 or values.ndim == 0:
+        raise MiniVAEError(f"an IDX file holds at least one value in one dimension, got shape {values.shape}")
+    contents = idx_bytes(values)
     if str(path).endswith(".gz"):
         contents = gzip.compress(contents, mtime=0)
     with atomic_write(path) as file:

@@ -16,7 +16,12 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # whatever the n
 PIXEL_BYTES = 20  # of memory for each pixel, at most: decoded, upright, with transparency, its white ground, and both
 
 
-def read_images(source, size=None, color=False, max_bytes=MAX_BYTES):
+def read_images(
+    source: str | os.PathLike | np.ndarray,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> np.ndarray:
     """Images as a uint8 array (N, height, width), or (N, height, width, 3) with `color`.
 
     source : a folder, whose picture files are taken in the order of their names, sub-folders included; or an

@@ -1,5 +1,9 @@
 """The four arrays of a data set in one .npz file, as in Keras's mnist.npz."""
 
+import os
+
+import numpy as np
+
 from ..arguments import integer
 from ..errors import MiniVAEError
 from ..files import MAX_BYTES
@@ -8,7 +12,7 @@ from ..npy import read_members
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_npz(path, max_bytes=MAX_BYTES):
+def read_npz(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> tuple[np.ndarray, ...]:
     """The arrays x_train, y_train, x_test, y_test of an .npz file, in that order; nothing is unpickled.
 
     Raises MiniVAEError if the file cannot be read, is not .npz, is damaged, lacks one of the four, or if they would
