@@ -71,7 +71,7 @@ def write_idx(path: str | os.PathLike, array: ArrayLike) -> None:
     if values.size == 0 or values.ndim == 0:
         raise MiniVAEError(f"an IDX file holds at least one value in one dimension, got shape {values.shape}")
     contents = idx_bytes(values)
-    if str(path).endswith(".gz"):
+    if os.fspath(path).endswith(".gz"):
         contents = gzip.compress(contents, mtime=0)
     with atomic_write(path) as file:
         file.write(contents)
