@@ -9,7 +9,7 @@ import pytest
 
 import minivae as mv
 
-HUNT = Path(__file__).with_name("files.py")
+HUNT = Path(__file__).with_name("damaged.py")
 
 
 def hunt(n, seed):

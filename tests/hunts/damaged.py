@@ -1,6 +1,6 @@
 """Files of all kinds, damaged, for every reader: what comes out is what they hold or one clear error, soon and small.
 
-    python tests/hunts/files.py 50000 [seed]
+    python tests/hunts/damaged.py 50000 [seed]
 
 A third of the damage is inside: the checksums and lengths around it are made right again, as a program that means harm
 would. A reader that raises anything else than MiniVAEError, that takes longer than LONGEST seconds or more memory than
