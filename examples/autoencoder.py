@@ -34,7 +34,7 @@ class Autoencoder:
         self.input_dim, self.latent_dim, self.seed = n_pixels, latent_dim, seed
         self.encoder = mv.Sequential(layers(n_pixels, HIDDEN, latent_dim))
         self.decoder = mv.Sequential(layers(latent_dim, HIDDEN, n_pixels))
-        self.likelihood = mv.Bernoulli()
+        self.likelihood, self.prior = mv.Bernoulli(), mv.StandardNormal(latent_dim)  # for those who draw it
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         self.parameters, _, _ = allocate(parts, mv.get_backend("numpy"), "float32", seed)
 

@@ -63,6 +63,23 @@ def text(name, value):
     return value
 
 
+def texts(name, values):
+    """The values, texts or integers such as names of classes, as a list of texts; raises MiniVAEError for others."""
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    is_list = isinstance(values, (list, tuple, range, str))
+    if not is_list or not all(isinstance(value, str) or is_integer(value) for value in values):
+        raise MiniVAEError(f"{name} should be a list of texts, got {shown(values)}")
+    return [text(name, str(value)) for value in values]
+
+
+def integers(name, values):
+    """The values as a list of ints; raises MiniVAEError unless they are a list of integers of at least 1."""
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(values, (list, tuple, range)):
+        raise MiniVAEError(f"{name} should be a list of integers such as (32, 64), got {shown(values)}")
+    return [integer(f"{name}[{i}]", value) for i, value in enumerate(values)]
+
+
 def array(name, value):
     """The value as a NumPy array, not copied where it is one; raises MiniVAEError for what is no array of numbers."""
     if np.ma.is_masked(value):

@@ -12,6 +12,7 @@ import numpy as np
 
 from .engine import get_backend
 from .errors import Interrupted, MiniVAEError
+from .files import MAX_BYTES
 
 ENGINES = "numpy", "numba", "cupy"
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
@@ -57,6 +58,11 @@ def parser():
         each.add_argument("--size", type=_pair, help="scale pictures to HEIGHTxWIDTH, such as 32x32")
         each.add_argument("--color", action="store_true", help="keep the colours of pictures")
         each.add_argument("--limit", type=int, help="use only the first examples of each part")
+        add_limit(each)
+
+    def add_limit(each):
+        what = "of memory that what is read from a file may take"
+        each.add_argument("--max-bytes", type=int, default=MAX_BYTES, help=what)
 
     def add_backend(each, default="auto"):
         each.add_argument("--backend", choices=("auto", *ENGINES), default=default, help="what computes")
@@ -102,6 +108,7 @@ def parser():
     each.add_argument("--label", type=int, help="the class, for a conditional model")
     each.add_argument("--shape", type=_shape, help="of an image, as HEIGHTxWIDTH or HEIGHTxWIDTHx3; square if left out")
     each.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png or an .npz file")
+    add_limit(each)
     add_backend(each, "numpy")
 
     each = command(reconstruct, "draw test examples beside what a model makes of them")
@@ -124,12 +131,14 @@ def parser():
     each.add_argument("--page", type=Path, help=what)
     what = "a model's file for the page; without it a small one is trained first"
     each.add_argument("--weights", type=Path, help=what)
+    add_limit(each)
 
     each = command(gradcheck, "check every backward pass against central differences, in float64")
     add_backend(each, "numpy")
 
     each = command(info, "tell the versions, the backends that can be used, and what a model's file holds")
     each.add_argument("model", type=Path, nargs="?", help="a model's file")
+    add_limit(each)
     return whole
 
 
@@ -208,7 +217,7 @@ def _train(arguments, ranks):
             pair(dataset.x_train, dataset.y_train),
             pair(dataset.x_test, dataset.y_test),
             epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
-            checkpoint=Checkpoint(arguments.out / CHECKPOINT, resume=arguments.resume),
+            checkpoint=Checkpoint(arguments.out / CHECKPOINT, arguments.resume, arguments.max_bytes),
             callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True, parallel=ranks,
         )  # fmt: skip
         if ranks.rank:
@@ -324,13 +333,13 @@ def info(arguments):
         except MiniVAEError as error:
             print(f"backend {name}: {error}")
     if arguments.model:
-        load(_file(arguments.model)).summary()
+        load(_file(arguments.model), max_bytes=arguments.max_bytes).summary()
 
 
 def _model(arguments):
     from . import load
 
-    return load(_file(arguments.model), arguments.backend)
+    return load(_file(arguments.model), arguments.backend, arguments.max_bytes)
 
 
 def _file(path):
@@ -340,7 +349,8 @@ def _file(path):
 def _data(arguments):
     from .data import load
 
-    return load(arguments.data, arguments.data_dir, limit=arguments.limit, size=arguments.size, color=arguments.color)
+    names = "limit", "size", "color", "max_bytes"
+    return load(arguments.data, arguments.data_dir, **{name: getattr(arguments, name) for name in names})
 
 
 def _labels(vae, dataset):
@@ -381,7 +391,7 @@ def _explain_on_a_page(arguments):
     from .views.one_step import one_step
 
     digits = load_data("sample")
-    vae = load(arguments.weights) if arguments.weights else mlp(784, hidden=(48,))
+    vae = load(arguments.weights, max_bytes=arguments.max_bytes) if arguments.weights else mlp(784, hidden=(48,))
     if not arguments.weights:
         fit(vae, digits.x_train, epochs=20)
     y = _labels(vae, digits)

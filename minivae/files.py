@@ -1,4 +1,4 @@
-"""Writing a file so that nothing is ever lost, the old contents or the new, whole; and opening only what is a file."""
+"""Files: nothing is ever lost in writing, old contents or new; and reading takes neither for ever nor all memory."""
 
 import errno
 import glob
@@ -8,7 +8,10 @@ import secrets
 import stat
 from contextlib import contextmanager, suppress
 
+from .arguments import path as check_path
 from .errors import MiniVAEError
+
+MAX_BYTES = 1 << 30  # of memory that what one reads may take; 2 MB of gzip can become 2 GB
 
 
 @contextmanager
@@ -23,6 +26,7 @@ def atomic_write(path):
     leaves its permissions and its owner to the new one. Raises MiniVAEError when the folder or the disk refuses, when
     `path` may not be written to, and when it is something else than a file, such as a device.
     """
+    check_path("the path to write to", path)
     try:
         target = os.path.realpath(path)
         before = _replaceable(target)
@@ -115,6 +119,7 @@ def reading(path):
     A device, a socket and a FIFO are refused before they are opened: to open one may wait for ever, and one may never
     end.
     """
+    check_path("the path to read from", path)
     try:
         status = os.stat(path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # open() says of folders what they are
@@ -125,6 +130,15 @@ def reading(path):
         raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
     except MemoryError as error:
         raise MiniVAEError(f"cannot read {path}: it does not fit into memory") from error
+
+
+def check_fits(where, n_bytes, max_bytes):
+    """Raise MiniVAEError where what a file holds would take more memory than it may; ask before it is taken."""
+    if n_bytes > max_bytes:
+        raise MiniVAEError(
+            f"{where} would take {n_bytes:,} bytes of memory or more, and the limit is {max_bytes:,}: if you trust it, "
+            "give more as max_bytes (--max-bytes on the command line)"
+        )
 
 
 def kind(status):

@@ -23,7 +23,8 @@ try:
 except ImportError as error:
     raise ImportError('minivae.sklearn needs scikit-learn 1.6 or newer: pip install "minivae[sklearn]"') from error
 
-from .errors import MiniVAEError
+from .arguments import integer, integers, is_integer, number, one_of
+from .errors import MiniVAEError, shown
 from .model.builders import convnet, mlp
 from .model.likelihoods import Bernoulli, SharedVarianceGaussian
 from .model.optimizers import Adam
@@ -101,6 +102,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def fit(self, X: ArrayLike, y: Any = None) -> "VAEEstimator":
         """Train a new model on X (N, n_features) for `max_iter` epochs; y is ignored."""
+        self._check_arguments()
         X = self._checked(X, reset=True, ensure_min_samples=2)
         self._make(X)
         return self._train(X, self.max_iter)
@@ -112,30 +114,37 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         is that of the last. Order and noise are others in each call.
         """
         first = not hasattr(self, "vae_")
+        self._check_arguments()
         X = self._checked(X, reset=first, ensure_min_samples=2)
         if first:
             self._make(X)
         return self._train(X, 1)
 
+    def _check_arguments(self):
+        """Those that neither the model nor `fit` will check."""
+        one_of("likelihood", self.likelihood, tuple(LIKELIHOODS))
+        if not 0 < number(self.contamination) <= 0.5:
+            raise MiniVAEError(f"contamination should lie in (0, 0.5], got {shown(self.contamination)}")
+        integer("n_components", self.n_components)
+        if not isinstance(self.verbose, (bool, int, np.bool_, np.integer)):
+            raise MiniVAEError(f"verbose should be True, False or a number, got {shown(self.verbose)}")
+
     def _make(self, X):
-        if self.likelihood not in LIKELIHOODS:
-            raise MiniVAEError(f"likelihood should be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
-        if not 0 < self.contamination <= 0.5:
-            raise MiniVAEError(f"contamination should lie in (0, 0.5], got {self.contamination!r}")
-        n_values = X.shape[1] if self.image_shape is None else math.prod(self.image_shape)
+        image_shape = None if self.image_shape is None else integers("image_shape", self.image_shape)
+        n_values = X.shape[1] if image_shape is None else math.prod(image_shape)
         if n_values != X.shape[1]:
             raise MiniVAEError(f"image_shape {self.image_shape} has {n_values} values, but X has {X.shape[1]} features")
-        if not isinstance(self.n_components, (int, np.integer)) or self.n_components < 1:
-            raise MiniVAEError(f"n_components should be an integer of at least 1, got {self.n_components!r}")
         if self.likelihood == "gaussian":
             warn_of_scale(X, getattr(self, "feature_names_in_", None))
-        make, size, hidden = mlp, n_values, (64,)
-        if self.image_shape is not None:
-            make, size, hidden = convnet, self.image_shape, (16, 32)
+        make, size, hidden = mlp, n_values, self.hidden_layer_sizes
+        if image_shape is not None:
+            make, size = convnet, image_shape
+        if hidden is None:
+            hidden = (64,) if image_shape is None else (16, 32)
         self.vae_ = make(
             size,
             self.n_components,
-            hidden if self.hidden_layer_sizes is None else np.atleast_1d(self.hidden_layer_sizes),
+            integers("hidden_layer_sizes", [hidden] if is_integer(hidden) else hidden),
             likelihood=LIKELIHOODS[self.likelihood](),
             beta=self.beta,
             backend=self.backend,
@@ -229,6 +238,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_is_fitted(self)
         vae = self.vae_
         rng = generator(check_random_state(random_state).randint(np.iinfo(np.int32).max), SAMPLING)
+        n_samples = integer("sample: n_samples", n_samples)
         z = vae.backend.asarray(rng.standard_normal((n_samples, vae.latent_dim)), vae.dtype)
         params = vae.named(vae.parameters.flat)
         out, _ = vae.decoder.forward(within(params, "decoder"), z)

@@ -44,7 +44,7 @@ MATHEMATICS = (
     *("model.more_layers", "model.parameters", "model.binarization", "model.labels", "model.vae", "engine.convolution"),
     *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
-DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split())
+DATA = (*(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split()), "npy")
 OF_ZOO = """aggregate avb branches counts flow_prior gated gumbel mig missing mixture mmd quality residual
     total_correlation two_layers vamp vector_quantized""".split()
 ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))

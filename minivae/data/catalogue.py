@@ -4,12 +4,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What a file must be: so many bytes, with this checksum."""
+
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Archive:
     """One zip file that holds all the files of a data set, in the folder `inside` of it."""
 
     name: str
-    md5: str
     inside: str
+    checked: Checked
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,8 @@ class Collection:
     folders: tuple  # sub-folders that may hold it, torchvision's included
     files: tuple  # IDX: training images, training labels, test images, test labels
     csv_files: tuple  # training, test
-    mirrors: tuple
-    md5s: tuple = ()  # of `files`, gzip-compressed, as the mirrors have them
+    mirrors: tuple  # in the order in which they are asked
+    checked: tuple  # of `files`, gzip-compressed, as the mirrors or the archive have them
     archive: Archive | None = None
     npz_file: str | None = None
     first_label: int = 0
@@ -44,11 +52,11 @@ MNIST = Collection(
     csv_files=("mnist_train.csv", "mnist_test.csv"),
     npz_file="mnist.npz",
     mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
-    md5s=(
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "9fb629c4189551a2d022fa330f9573f3",
-        "ec29112dd5afa0611ce80d1b7f02629c",
+    checked=(
+        Checked(9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        Checked(28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        Checked(1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        Checked(4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
     ),
     train_labels_md5="a25bea736e30d166cdddb491f175f624",
 )
@@ -70,12 +78,16 @@ FASHION_MNIST = Collection(
     folders=("fashion-mnist", "FashionMNIST"),
     files=MNIST.files,
     csv_files=("fashion-mnist_train.csv", "fashion-mnist_test.csv"),
-    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",),
-    md5s=(
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "25c81989df183df01b3e8a0aad5dffbe",
-        "bef4ecab320f06d8554ea6380940ec79",
-        "bb300cfdad3c16e7a12a480ee83cd310",
+    mirrors=(
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",  # which has no https
+    ),
+    checked=(
+        Checked(26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        Checked(29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        Checked(4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        Checked(5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
     ),
 )
 EMNIST_LETTERS = Collection(
@@ -86,7 +98,17 @@ EMNIST_LETTERS = Collection(
     files=_idx_files("emnist-letters-", "test"),
     csv_files=("emnist-letters-train.csv", "emnist-letters-test.csv"),
     mirrors=("https://biometrics.nist.gov/cs_links/EMNIST",),
-    archive=Archive("gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e", inside="gzip"),
+    archive=Archive(
+        "gzip.zip",
+        inside="gzip",
+        checked=Checked(561_753_746, "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"),
+    ),
+    checked=(
+        Checked(30_804_864, "6288f418a917e007bf5fddb823a2dc7a5c6a35031401b93292a539cb12bd881f"),
+        Checked(79_283, "9759af91ea6bccdf07a6040fd085861f2ec88e37f7c3f5760f6feb57106fbe5c"),
+        Checked(5_039_157, "50f0e93d75b99b463e9760b8345866f22587fa2c2fba472730a5ba09c693412d"),
+        Checked(144, "924955c31fe7fd809b7303b5c0141282955f4b8390c74cdfd5d80435e0f4b4cb"),
+    ),
     first_label=1,
     transposed=True,
 )

@@ -8,7 +8,9 @@ from itertools import chain
 
 import numpy as np
 
+from ..arguments import flag, integer
 from ..errors import MiniVAEError
+from ..files import MAX_BYTES
 from .images import check_height_and_width
 from .streams import open_stream
 
@@ -17,20 +19,25 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_csv(
-    path: str | os.PathLike, shape: Sequence[int] | None = None, transposed: bool = False
+    path: str | os.PathLike,
+    shape: Sequence[int] | None = None,
+    transposed: bool = False,
+    max_bytes: int = MAX_BYTES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images (N, height, width) uint8 and the labels (N,) int64 of a CSV file, plain or .gz.
 
     Every row has a label and the pixels of one image in C order, whole numbers from 0 to 255. With a header
     line the label is the column that is called `label`, without one it is the first. `shape` is (height,
     width), a square if it is not given; `transposed` is for files that store each image with rows and columns
-    exchanged, as Kaggle's EMNIST does. A byte-order mark, Windows line ends and blank lines are accepted.
+    exchanged, as Kaggle's EMNIST does. A byte-order mark, Windows line ends and blank lines are accepted. The text may
+    have `max_bytes`, decompressed.
 
     Raises MiniVAEError, with the line number, for a row with too few or too many values, for what is not a
-    number from 0 to 255 and for a missing label column; and if the file cannot be read or has no rows.
+    number from 0 to 255 and for a missing label column; and if the file cannot be read, has no rows or is too long.
     """
+    max_bytes, transposed = integer("read_csv: max_bytes", max_bytes), flag("read_csv: transposed", transposed)
     check_height_and_width(shape, "shape")
-    with open_stream(path) as stream:
+    with open_stream(path, max_bytes) as stream:
         lines = _Lines(stream)
         layout, rows = _read_layout(lines, shape, path)
         try:
@@ -50,7 +57,7 @@ def read_mapping(path: str | os.PathLike) -> dict[int, str]:
     else.
     """
     names = {}
-    with open_stream(path) as stream:
+    with open_stream(path, MAX_BYTES) as stream:
         for number, line in enumerate(stream.read(LONGEST_LINE).splitlines(), 1):
             fields = line.split()
             if not fields:

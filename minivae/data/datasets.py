@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import MiniVAEError, MiniVAEWarning
+from ..arguments import flag, integer
+from ..arguments import path as check_path
+from ..errors import MiniVAEError, MiniVAEWarning, shown
+from ..files import MAX_BYTES
 from .catalogue import COLLECTIONS, MNIST
 from .csv import read_csv
 from .download import fetch
@@ -57,8 +60,7 @@ class Dataset:
 
     def first(self, count: int) -> "Dataset":
         """The Dataset of the first `count` training and `count` test examples, or of all there are."""
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise MiniVAEError(f"the number of examples must be a whole number of at least 1, got {count!r}")
+        count = integer("the number of examples", count)
         arrays = {name: getattr(self, name) for name in ("x_train", "y_train", "x_test", "y_test")}
         first: dict[str, Any] = {name: x if x is None else x[:count].copy() for name, x in arrays.items()}
         return replace(self, **first)
@@ -95,6 +97,9 @@ class Dataset:
         if isinstance(classes, int | np.integer):
             return [classes]
         if not isinstance(classes, str):
+            classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
+            if not isinstance(classes, (list, tuple, range)):
+                raise MiniVAEError(f"classes should be a name, a number or a list of these, got {shown(classes)}")
             return classes
         if classes.casefold() in (name.casefold() for name in self.class_names):
             return [classes]
@@ -107,7 +112,7 @@ class Dataset:
         if isinstance(wanted, str) and wanted.casefold() in names:
             return names.index(wanted.casefold())
         raise MiniVAEError(
-            f"unknown class {wanted!r}: {self.name} has {', '.join(self.class_names)}, "
+            f"unknown class {shown(wanted)}: {self.name} has {', '.join(self.class_names)}, "
             f"or the positions 0 to {len(names) - 1}"
         )
 
@@ -119,8 +124,9 @@ def load(
     limit: int | None = None,
     download: bool = True,
     test: float = 0.1,
-    size: int | tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
     color: bool = False,
+    max_bytes: int = MAX_BYTES,
 ) -> Dataset:
     """The data set "mnist", "fashion-mnist", "emnist-letters" or "sample", or data of one's own, as a Dataset.
 
@@ -137,37 +143,43 @@ def load(
     `test` is the share of them that is set apart at random for the test, unless an .npz file has x_test; pictures are
     scaled to `size` (height, width), and grey unless `color` is true. Without classes y_train and y_test are None.
 
-    Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not sound.
+    `max_bytes` is how much memory what is in a file, or all pictures of a folder together, may take; a small file can
+    be a large array. Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not
+    sound, or would take more.
     """
+    max_bytes, download = integer("load: max_bytes", max_bytes), flag("load: download", download)
     if isinstance(name, str) and name == "sample":
         dataset = _sample()
     elif not isinstance(name, str) or name not in COLLECTIONS:
-        dataset = _own(name, test, size, color)
+        dataset = _own(name, test, size, color, max_bytes)
     elif data_dir is not None:
-        dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], data_dir))
+        folder = check_path("load: data_dir", data_dir)
+        dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], folder), max_bytes)
     else:
-        dataset = _search(COLLECTIONS[name], download)
+        dataset = _search(COLLECTIONS[name], download, max_bytes)
     if dataset.note:
         warnings.warn(dataset.note, MiniVAEWarning, stacklevel=2)
     return dataset if limit is None else dataset.first(limit)
 
 
-def _own(source, test, size, color):
-    if isinstance(source, str) and not os.path.exists(os.path.expanduser(source)):
-        raise MiniVAEError(f"unknown data set {source!r}: expected one of {', '.join(NAMES)}, or a file or a folder")
-    x, y, names, x_test, y_test = read_own(source, size, color)
+def _own(source, test, size, color, max_bytes):
+    if isinstance(source, str) and not os.path.exists(os.path.expanduser(check_path("load: name", source))):
+        raise MiniVAEError(
+            f"unknown data set {shown(source)}: expected one of {', '.join(NAMES)}, or a file or a folder"
+        )
+    x, y, names, x_test, y_test = read_own(source, size, color, max_bytes)
     parts = split(x, y, test) if x_test is None else (x, y, x_test, y_test)
     is_path = isinstance(source, (str, os.PathLike))
     return Dataset(Path(source).name if is_path else "array", *parts, names, str(source) if is_path else "an array")
 
 
-def _search(collection, download):
+def _search(collection, download, max_bytes):
     folder = os.environ.get("MINIVAE_DATA")
     found = locate(collection, Path(os.path.expanduser(folder))) if folder else None
     if found:
-        return _read(collection, found)
+        return _read(collection, found, max_bytes)
     try:
-        return _read(collection, locate_in(collection, fetch(collection, download)))
+        return _read(collection, locate_in(collection, fetch(collection, download)), max_bytes)
     except MiniVAEError as error:
         reason = f"no {collection.title} in {folder} (MINIVAE_DATA), and {error}" if folder else str(error)
         if collection.name != MNIST.name:
@@ -189,8 +201,8 @@ def _sample():
     )
 
 
-def _read(collection, found):
-    arrays = READERS[found.form](found.paths)
+def _read(collection, found, max_bytes):
+    arrays = READERS[found.form](found.paths, max_bytes)
     return _identified(
         collection,
         _checked(
@@ -200,9 +212,9 @@ def _read(collection, found):
 
 
 READERS = {
-    "IDX": lambda paths: tuple(map(read_idx, paths)),
-    "npz": lambda paths: read_npz(*paths),
-    "CSV": lambda paths: tuple(array for path in paths for array in read_csv(path)),
+    "IDX": lambda paths, max_bytes: tuple(read_idx(path, max_bytes) for path in paths),
+    "npz": lambda paths, max_bytes: read_npz(paths[0], max_bytes),
+    "CSV": lambda paths, max_bytes: tuple(a for path in paths for a in read_csv(path, max_bytes=max_bytes)),
 }
 
 

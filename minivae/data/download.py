@@ -14,14 +14,16 @@ from ..files import atomic_write
 
 PATIENCE = 5  # seconds for a mirror to answer anything at all
 TIMEOUT = (5, 20)  # seconds to connect, and between two arriving pieces
+GRACE, SLOWEST = 30, 100_000  # a file may take so many seconds, and one more for each so many bytes
 CHUNK = 1 << 16
+TOO_SLOW = "it took too long"
 
 
 def fetch(collection, download=True):
     """The cache folder that holds the collection's files; those that are missing or damaged are downloaded.
 
-    Each file is taken from the first mirror that has it with the right checksum, and takes its place in the
-    cache only then, so an interrupted download leaves nothing half done and two processes may do it at once.
+    Each file is taken from the first mirror that gives it, with the right checksum and in time, and takes its place in
+    the cache only then, so an interrupted download leaves nothing half done and two processes may do it at once.
     Raises MiniVAEError, with everything that was tried, when a file cannot be had or the cache not written.
     """
     import pooch
@@ -36,7 +38,7 @@ def fetch(collection, download=True):
             _fetch_archive(collection, mirrors, folder, missing)
         else:
             for name in missing:
-                _retrieve(mirrors, name, _md5s(collection)[name], folder)
+                _retrieve(mirrors, name, _checked(collection)[name], folder)
     return folder
 
 
@@ -78,43 +80,97 @@ def _not_downloaded(name, tried):
     return MiniVAEError(f"{name} could not be downloaded; tried {tried}")
 
 
-def _md5s(collection):
-    """The checksum of each file that the cache should hold; None for those that come out of an archive."""
-    md5s = collection.md5s or (None,) * len(collection.files)
-    return {f"{name}.gz": md5 for name, md5 in zip(collection.files, md5s, strict=True)}
+def _checked(collection):
+    """What each file that the cache should hold must be."""
+    return {f"{name}.gz": checked for name, checked in zip(collection.files, collection.checked, strict=True)}
 
 
 def _cached(collection, folder):
     import pooch
 
-    for name, md5 in _md5s(collection).items():
+    for name, checked in _checked(collection).items():
         path = folder / name
-        yield name, path.is_file() and (md5 is None or pooch.file_hash(str(path), alg="md5") == md5)
+        is_complete = path.is_file() and path.stat().st_size == checked.n_bytes
+        yield name, is_complete and pooch.file_hash(str(path), alg="sha256") == checked.sha256
 
 
-def _retrieve(mirrors, name, md5, folder):
-    """Download one file from the first mirror that gives it with the right checksum."""
-    import pooch
+def _retrieve(mirrors, name, checked, folder):
+    """Download one file from the first mirror that gives it as it must be; one that is too slow is not asked again."""
     import requests
 
+    tried = []
+    for mirror in tuple(mirrors):
+        url = f"{mirror}/{name}"
+        error = _download(url, name, checked, folder)
+        if error is None:
+            return
+        if isinstance(error, requests.RequestException):
+            tried.append((url, _reason(error)))
+        elif isinstance(error, _GaveUp):
+            tried.append((url, str(error)))
+        elif isinstance(error, ValueError):
+            tried.append((url, f"its checksum is not {checked.sha256}"))
+        elif isinstance(error, OSError):
+            raise MiniVAEError(f"the cache {folder} cannot be written: {error.strerror or error}") from error
+        else:
+            raise error
+        if tried[-1][1] == TOO_SLOW:
+            mirrors.remove(mirror)
+    raise _not_downloaded(name, tried)
+
+
+def _download(url, name, checked, folder):
+    """Download one file; returns the exception that this ended with, or None.
+
+    In a thread, for which nobody waits longer than the file may take: a server that sends a byte now and then keeps to
+    any limit between two of them.
+    """
+    import pooch
+
+    seconds = GRACE + checked.n_bytes / SLOWEST
+    end, outcome = time.monotonic() + seconds, queue.SimpleQueue()
     # A server that compresses in transit would spoil the checksum of a file that is gzip already.
-    downloader = pooch.HTTPDownloader(
+    http = pooch.HTTPDownloader(
         timeout=TIMEOUT, chunk_size=CHUNK, progressbar=sys.stderr.isatty(), headers={"Accept-Encoding": "identity"}
     )
-    tried = []
-    for mirror in mirrors:
-        url = f"{mirror}/{name}"
+
+    def download(url, path, of):
+        with open(path, "wb") as file:
+            http(url, _Bounded(file, checked.n_bytes, end), of)
+
+    def work():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            pooch.retrieve(url, known_hash=f"md5:{md5}", fname=name, path=folder, downloader=downloader)
-            return
-        except requests.RequestException as error:
-            tried.append((url, _reason(error)))
-        except ValueError:
-            tried.append((url, f"its checksum is not {md5}"))
-        except OSError as error:
-            raise MiniVAEError(f"the cache {folder} cannot be written: {error.strerror or error}") from error
-    raise _not_downloaded(name, tried)
+            known = f"sha256:{checked.sha256}"
+            pooch.retrieve(url, known_hash=known, fname=name, path=folder, downloader=download)
+            outcome.put(None)
+        except BaseException as error:
+            outcome.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return outcome.get(timeout=seconds)
+    except queue.Empty:
+        return _GaveUp(TOO_SLOW)
+
+
+class _GaveUp(Exception):
+    """A mirror does not keep to what is known of a file."""
+
+
+class _Bounded:
+    """A file to write to that takes at most n_bytes, and none after the time `end`."""
+
+    def __init__(self, file, n_bytes, end):
+        self.flush, self._file, self._left, self._end = file.flush, file, n_bytes, end
+
+    def write(self, chunk):
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise _GaveUp("it goes on after the end of the file")
+        if time.monotonic() > self._end:
+            raise _GaveUp(TOO_SLOW)
+        self._file.write(chunk)
 
 
 def _reason(error):
@@ -132,7 +188,7 @@ def _reason(error):
 def _fetch_archive(collection, mirrors, folder, names):
     """Download the collection's zip archive, take out the files `names`, and delete it."""
     archive = collection.archive
-    _retrieve(mirrors, archive.name, archive.md5, folder)
+    _retrieve(mirrors, archive.name, archive.checked, folder)
     try:
         with zipfile.ZipFile(folder / archive.name) as contents:
             for name in names:

@@ -16,8 +16,11 @@ import struct
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import array as check_array
+from ..arguments import integer
+from ..arguments import path as check_path
 from ..errors import MiniVAEError
-from ..files import atomic_write
+from ..files import MAX_BYTES, atomic_write, check_fits
 from .streams import most_bytes, open_stream
 
 TYPES = {
@@ -26,15 +29,18 @@ TYPES = {
 CODES = {dtype.newbyteorder("="): code for code, dtype in TYPES.items()}
 CHUNK = 1 << 20
 MOST_DIMENSIONS = 64  # of a NumPy array
+HEADER_BYTES = 4 + 4 * MOST_DIMENSIONS + 1  # and one more byte tells that too much follows
 
 
-def read_idx(path: str | os.PathLike) -> np.ndarray:
+def read_idx(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> np.ndarray:
     """The array in an IDX file, plain or .gz, in its own type and the machine's byte order.
 
     Raises MiniVAEError if the file cannot be read, is not IDX, or does not hold exactly what its header
-    promises; a header that promises more than the file could hold is refused before any memory is taken.
+    promises; a header that promises more than the file could hold, or more than `max_bytes`, is refused before any
+    memory is taken.
     """
-    with open_stream(path) as stream:
+    max_bytes = integer("read_idx: max_bytes", max_bytes)
+    with open_stream(path, max_bytes + HEADER_BYTES) as stream:
         dtype, shape = _read_header(stream, path)
         promised = dtype.itemsize * math.prod(shape)
         if promised > most_bytes(path):
@@ -42,6 +48,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
                 f"{path}: the header promises shape {shape}, {promised:,} bytes, "
                 "more than the file can hold: it is truncated or damaged"
             )
+        check_fits(path, promised, max_bytes)
         values = _read_at_most(stream, promised + 1)
     if len(values) != promised:
         found = f"only {len(values):,}" if len(values) < promised else "more"
@@ -58,13 +65,13 @@ def write_idx(path: str | os.PathLike, array: ArrayLike) -> None:
     The file appears whole or not at all. Raises MiniVAEError for a type that IDX lacks, for an empty array
     and when the path cannot be written.
     """
-    array = np.asarray(array)
-    if array.dtype.newbyteorder("=") not in CODES:
-        raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {array.dtype}: convert the array first")
-    if array.size == 0 or array.ndim == 0:
-        raise MiniVAEError(f"an IDX file holds at least one value in one dimension, got shape {array.shape}")
-    contents = idx_bytes(array)
-    if str(path).endswith(".gz"):
+    values, path = check_array("write_idx: array", array), check_path("write_idx: path", path)
+    if values.dtype.newbyteorder("=") not in CODES:
+        raise MiniVAEError(f"IDX files hold {', '.join(map(str, CODES))}, got {values.dtype}: convert the array first")
+    if values.size == 0 or values.ndim == 0:
+        raise MiniVAEError(f"an IDX file holds at least one value in one dimension, got shape {values.shape}")
+    contents = idx_bytes(values)
+    if os.fspath(path).endswith(".gz"):
         contents = gzip.compress(contents, mtime=0)
     with atomic_write(path) as file:
         file.write(contents)

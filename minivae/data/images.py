@@ -5,13 +5,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import array as check_array
+from ..arguments import flag, integer, is_integer
+from ..arguments import path as check_path
+from ..errors import MiniVAEError, shown
+from ..files import MAX_BYTES, check_fits, reading
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # whatever the name says; Pillow knows many more
+PIXEL_BYTES = 20  # of memory for each pixel, at most: decoded, upright, with transparency, its white ground, and both
 
 
 def read_images(
-    source: str | os.PathLike | np.ndarray, size: tuple[int, int] | None = None, color: bool = False
+    source: str | os.PathLike | np.ndarray,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+    max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
     """Images as a uint8 array (N, height, width), or (N, height, width, 3) with `color`.
 
@@ -20,35 +29,43 @@ def read_images(
              fraction from 0 to 1, or bool
     size   : (height, width) to scale every image to; without it, all must be of one size already
     color  : keep red, green and blue; otherwise colours turn into grey, 0.299 R + 0.587 G + 0.114 B
+    max_bytes : of memory that the result, and a single picture while it is decoded, may take
 
     As in a picture viewer, transparent parts are white and photographs upright. Raises MiniVAEError for a
-    folder without images, a file that cannot be read, images of several sizes and numbers out of range.
-    Source of the grey: ITU-R BT.601.
+    folder without images, a file that cannot be read, images of several sizes, numbers out of range and what would not
+    fit into `max_bytes`. Source of the grey: ITU-R BT.601.
     """
     check_height_and_width(size, "size")
-    if isinstance(source, str | Path):
-        files = picture_files(Path(os.path.expanduser(source)))
-        return _stack(((path, _open(path)) for path in files), size, color)
+    max_bytes, color = integer("read_images: max_bytes", max_bytes), flag("read_images: color", color)
+    if isinstance(source, (str, os.PathLike)):
+        files = picture_files(Path(os.path.expanduser(check_path("read_images: source", source))))
+        return _stack(source, len(files), ((path, _open(path, max_bytes)) for path in files), size, color, max_bytes)
     array = _as_uint8(source)
     if (size is None or tuple(size) == array.shape[1:3]) and color == (array.ndim == 4):
         return array
     from PIL import Image
 
-    return _stack(((f"image {i}", Image.fromarray(image)) for i, image in enumerate(array)), size, color)
+    pictures = ((f"image {i}", Image.fromarray(image)) for i, image in enumerate(array))
+    return _stack("the array of images", len(array), pictures, size, color, max_bytes)
 
 
-def _stack(named_pictures, size, color):
-    """The pixels of all pictures in one array; each is scaled as it comes, so only one is ever held whole."""
-    images = []
-    for name, picture in named_pictures:
+def _stack(where, n, named_pictures, size, color, max_bytes):
+    """The pixels of n pictures in one array; each is scaled as it comes, so only one is ever held whole."""
+    if size is not None:
+        check_fits(where, n * size[0] * size[1] * (3 if color else 1), max_bytes)
+    images = None
+    for i, (name, picture) in enumerate(named_pictures):
         image = _pixels(picture, size, color)
-        if images and image.shape != images[0].shape:
-            sizes = " and ".join(f"{shape[0]} x {shape[1]}" for shape in (images[0].shape, image.shape))
+        if images is None:
+            check_fits(where, n * image.nbytes, max_bytes)
+            images = np.empty((n, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            sizes = " and ".join(f"{shape[0]} x {shape[1]}" for shape in (images.shape[1:], image.shape))
             raise MiniVAEError(
                 f"the images are of several sizes, {sizes} ({name}): give size=(height, width) to scale them all"
             )
-        images.append(image)
-    return np.stack(images)
+        images[i] = image
+    return images
 
 
 def _pixels(picture, size, color):
@@ -72,18 +89,24 @@ def picture_files(folder):
     return paths
 
 
-def _open(path):
+def _open(path, max_bytes):
     """The picture in a file, upright and opaque."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            picture.load()
-    except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
-        raise MiniVAEError(f"cannot read the image {path}: {error}") from error
-    if picture.mode.startswith(("I", "F")):
-        raise MiniVAEError(f"{path} has more than 8 bits for a pixel: save it with 8")
+    with reading(path) as stream:
+        try:
+            with Image.open(stream, formats=FORMATS) as file:
+                check_fits(path, file.width * file.height * PIXEL_BYTES, max_bytes)
+                if file.mode.startswith(("I", "F")):
+                    raise MiniVAEError(f"{path} has more than 8 bits for a pixel: save it with 8")
+                picture = ImageOps.exif_transpose(file)
+                picture.load()
+        except MiniVAEError:
+            raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise MiniVAEError(f"{path}: {error} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust it") from error
+        except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
+            raise MiniVAEError(f"cannot read the image {path}: {error}") from error
     if "A" in picture.getbands() or "transparency" in picture.info:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture.convert("RGBA"))
@@ -92,8 +115,8 @@ def _open(path):
 
 def _as_uint8(source):
     try:
-        array = np.asarray(source)
-    except ValueError as error:
+        array = check_array("read_images: source", source)
+    except MiniVAEError as error:
         raise MiniVAEError(f"the images do not make one array, are they of several sizes? {error}") from error
     is_images = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)
     if not is_images or array.size == 0:
@@ -114,5 +137,5 @@ def check_height_and_width(pair, name):
     if pair is None:
         return
     is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-    if not is_pair or not all(isinstance(side, int | np.integer) and side > 0 for side in pair):
-        raise MiniVAEError(f"expected {name} as (height, width), whole numbers of at least 1, got {pair!r}")
+    if not is_pair or not all(is_integer(side) and side > 0 for side in pair):
+        raise MiniVAEError(f"expected {name} as (height, width), whole numbers of at least 1, got {shown(pair)}")

@@ -4,28 +4,25 @@ import os
 
 import numpy as np
 
+from ..arguments import integer
 from ..errors import MiniVAEError
+from ..files import MAX_BYTES
+from ..npy import read_members
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_npz(path: str | os.PathLike) -> tuple[np.ndarray, ...]:
+def read_npz(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> tuple[np.ndarray, ...]:
     """The arrays x_train, y_train, x_test, y_test of an .npz file, in that order; nothing is unpickled.
 
-    Raises MiniVAEError if the file cannot be read, is not .npz, is damaged or lacks one of the four.
+    Raises MiniVAEError if the file cannot be read, is not .npz, is damaged, lacks one of the four, or if they would
+    take more than `max_bytes` of memory.
     """
+    max_bytes = integer("read_npz: max_bytes", max_bytes)
     try:
-        with open(path, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            with arrays:
-                parts = tuple(arrays[name] for name in NAMES)
-        if not all(isinstance(part, np.ndarray) for part in parts):
-            raise ValueError("what it holds are not arrays")
-        return parts
-    except FileNotFoundError as error:
-        raise MiniVAEError(f"cannot read {path}: {error.strerror}") from error
+        return tuple(read_members(path, max_bytes, NAMES).values())
+    except MiniVAEError:
+        raise
     except Exception as error:  # for a damaged file NumPy and zipfile raise nearly every kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MiniVAEError(f"{path}: expected an .npz file with {', '.join(NAMES)}: {reason}") from error

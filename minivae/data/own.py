@@ -1,49 +1,60 @@
 """Data of one's own, from whatever they lie in: a folder of pictures, arrays, a table."""
 
+import array
 import csv
+import io
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import array as check_array
+from ..arguments import number
+from ..arguments import path as check_path
+from ..errors import MiniVAEError, shown
+from ..files import check_fits
+from ..npy import read_members, read_npy
 from ..randomness import SPLIT, generator
 from .idx import read_idx
 from .images import picture_files, read_images
 from .streams import open_stream
 
+LONGEST_LINE = 1 << 24  # characters; bounds what a file without line ends can take
+CLASS_BYTES = 200  # that the name of a class takes, beside its text
 LABELS = ("label", "class", "target", "y")  # what a table's column of classes may be called
 ARRAYS = "an .npz file should hold x, or x and y, or x_train and x_test with or without y_train and y_test"
 
 
-def read_own(source, size=None, color=False):
+def read_own(source, size, color, max_bytes):
     """x and y, or None, of one's own data, names of the classes, and x_test and y_test where they come apart.
 
     source : an array; a folder of pictures, whose sub-folders are classes if there are several; a .npy, .npz, .csv or
              IDX file
+    max_bytes : of memory that it may take
     """
     if not isinstance(source, (str, os.PathLike)):
-        return _checked("the array", np.asarray(source)), None, (), None, None
-    path = Path(os.path.expanduser(source))
+        return _checked("the array", check_array("load: an array", source)), None, (), None, None
+    path = Path(os.path.expanduser(check_path("load: the path", source)))
     if path.is_dir():
-        x = read_images(path, size, color)
+        x = read_images(path, size, color, max_bytes)
         return x, *_classes_by_folder(path, len(x)), None, None
-    if not path.is_file():
+    if not os.path.exists(path):
         raise MiniVAEError(f"no such file or folder: {path}")
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
-        return *_read_table(path), None, None
+        return *_read_table(path, max_bytes), None, None
     if name.endswith(".npz"):
-        return _read_arrays(path)
-    x = _read_array(path) if name.endswith(".npy") else read_idx(path)
+        return _read_arrays(path, max_bytes)
+    x = _from_numpy(read_npy, path, max_bytes) if name.endswith(".npy") else read_idx(path, max_bytes)
     return _checked(path, x), None, (), None, None
 
 
 def split(x, y, share, seed=0):
     """x, y for training and for test, drawn at random: (x_train, y_train, x_test, y_test)."""
-    n_test = round(share * len(x))
+    n_test = round(number(share) * len(x)) if 0 < number(share) < 1 else 0
     if not 0 < n_test < len(x):
-        raise MiniVAEError(f"a test share of {share!r} should leave some of the {len(x)} examples on either side")
+        raise MiniVAEError(f"a test share of {shown(share)} should leave some of the {len(x)} examples on either side")
     order = generator(seed, SPLIT).permutation(len(x))
     test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
     return x[train], None if y is None else y[train], x[test], None if y is None else y[test]
@@ -65,53 +76,73 @@ def _classes_by_folder(folder, n):
     return np.array([names.index(parent) for parent in parents]), names
 
 
-def _read_array(path):
+def _from_numpy(read, path, max_bytes):
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return read(path, max_bytes)
+    except MiniVAEError:
+        raise
+    except Exception as error:  # for a damaged file NumPy and zipfile raise nearly every kind
         raise MiniVAEError(f"cannot read {path}: {error}") from error
 
 
-def _read_arrays(path):
-    arrays = _read_array(path)
-    if isinstance(arrays, np.ndarray):
-        raise MiniVAEError(f"{path}: {ARRAYS}")
-    with arrays:
-        found = {name: arrays[name] for name in arrays.files}
+def _read_arrays(path, max_bytes):
+    found = _from_numpy(read_members, path, max_bytes)
     x, y = found.get("x_train", found.get("x")), found.get("y_train", found.get("y"))
+    x_test, y_test = found.get("x_test"), found.get("y_test")
     if x is None and len(found) == 1:
         (x,) = found.values()
     if x is None:
         raise MiniVAEError(f"{path}: {ARRAYS}; it has {', '.join(found) or 'nothing'}")
-    y, names = _classes(path, y)
-    y_test = found.get("y_test")
-    return _checked(path, x), y, names, found.get("x_test"), None if y_test is None else _classes(path, y_test)[0]
+    parts = [(_checked(path, part), labels) for part, labels in ((x, y), (x_test, y_test)) if part is not None]
+    if len({(part.shape[1:], labels is None) for part, labels in parts}) > 1:
+        raise MiniVAEError(
+            f"{path}: training and test examples should be of one shape, and have labels both or neither"
+        )
+    if y is None:
+        return x, None, (), x_test, None
+    for part, labels in parts:
+        if labels.shape != (len(part),) or labels.dtype.kind not in "iubfUS":
+            what = f"labels should be of shape (N,), here ({len(part)},), whole numbers or texts"
+            raise MiniVAEError(f"{path}: {what}, got {labels.dtype} of shape {labels.shape}")
+    names, numbers = np.unique(np.concatenate([labels for _, labels in parts]), return_inverse=True)
+    return x, numbers[: len(x)], tuple(map(str, names)), x_test, None if x_test is None else numbers[len(x) :]
 
 
-def _read_table(path):
+def _read_table(path, max_bytes):
     """The numbers of a table, its classes, and their names. A first line that is no numbers has the columns' names."""
-    with open_stream(path) as stream:
-        rows = [row for row in csv.reader(stream.read().decode("utf-8-sig").splitlines()) if row]
-    if not rows:
+    with open_stream(path, max_bytes) as stream:
+        try:
+            return _table(path, _rows(stream), max_bytes)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise MiniVAEError(f"cannot read {path}: {error}") from error
+
+
+def _rows(stream):
+    """The rows of a table that are not blank, each a list of texts."""
+    text = io.TextIOWrapper(stream, "utf-8-sig")
+    return filter(None, csv.reader(iter(lambda: text.readline(LONGEST_LINE), "")))
+
+
+def _table(path, rows, max_bytes):
+    first = next(rows, None)
+    if first is None:
         raise MiniVAEError(f"{path} is empty")
-    header = [name.strip().lower() for name in rows[0]] if not all(map(_is_number, rows[0])) else None
-    body = rows[1:] if header else rows
-    label = next((header.index(name) for name in LABELS if name in header), None) if header else None
-    for number, row in enumerate(body, 1 + bool(header)):
-        if len(row) != len(body[0]) or not all(_is_number(text) for i, text in enumerate(row) if i != label):
-            raise MiniVAEError(f"{path}, row {number}: expected {len(body[0])} numbers, got {','.join(row)[:60]!r}")
-    x = np.array([[float(text) for i, text in enumerate(row) if i != label] for row in body])
-    return _checked(path, x), *_classes(path, None if label is None else np.array([row[label].strip() for row in body]))
-
-
-def _classes(path, labels):
-    """Labels as numbers from 0, and the names of the classes; None and none where there are no labels."""
-    if labels is None:
-        return None, ()
-    if labels.ndim != 1:
-        raise MiniVAEError(f"{path}: labels should be of shape (N,), got {labels.shape}")
-    names, y = np.unique(labels, return_inverse=True)
-    return y, tuple(map(str, names))
+    header = [] if all(map(_is_number, first)) else [name.strip().lower() for name in first]
+    label = next((header.index(name) for name in LABELS if name in header), None)
+    numbers, labels, classes, n = array.array("d"), array.array("q"), {}, 0
+    for n, row in enumerate(rows if header else itertools.chain([first], rows), 1):
+        values = row if label is None else row[:label] + row[label + 1 :]
+        if len(row) != len(first) or not all(map(_is_number, values)):
+            where = f"{path}, row {n + bool(header)}"
+            raise MiniVAEError(f"{where}: expected {len(first)} numbers, got {','.join(row)[:60]!r}")
+        numbers.extend(map(float, values))
+        if label is not None:
+            labels.append(classes.setdefault(row[label].strip(), len(classes)))
+        check_fits(path, 8 * (len(numbers) + len(labels)) + CLASS_BYTES * len(classes), max_bytes)
+    x = _checked(path, np.array(numbers).reshape(n, len(first) - (label is not None)))
+    names = sorted(classes)
+    order = {name: i for i, name in enumerate(names)}
+    return x, None if label is None else np.array([order[name] for name in classes])[labels], tuple(names)
 
 
 def _is_number(text):

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 import struct
+from contextlib import suppress
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -24,6 +25,7 @@ from .tracing import CAST, COPY, Untraceable
 # What LLVM calls the dtypes that loops know, in a register; a bool is a byte in memory. "bits" are those of a float32.
 TYPES = {"f4": "float", "f8": "double", "i8": "i64", "u1": "i8", "b1": "i1", "bits": "i32"}
 FLAGS = "contract"  # a product and a sum may become one operation, rounded once
+CACHE_BYTES = 100_000_000  # that compiled code may take on the disk; a model has some ten files of 50 kB
 
 
 def type_of(dtype, line=""):
@@ -418,7 +420,7 @@ def compile_module(text, names):
     """Compile LLVM's language; returns what keeps the code alive, and the addresses of the functions called `names`.
 
     What is compiled is kept in a folder of the user's, under a name made of the text, the processor and LLVM's
-    version; a file there that is damaged is made anew.
+    version; a file there that is damaged is made anew. What was not used for longest goes where it gets too much.
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -451,12 +453,14 @@ def _compile(text, machine):
 
 
 def _read(path):
-    """The contents of a file of the cache; None where it is missing or damaged."""
+    """The contents of a file of the cache, whose time becomes now; None where it is missing or damaged."""
     try:
         with open(path, "rb") as file:
             digest, binary = file.read(32), file.read()
     except OSError:
         return None
+    with suppress(OSError):  # of a folder that may only be read
+        os.utime(path)
     return binary if hashlib.sha256(binary).digest() == digest else None
 
 
@@ -465,5 +469,24 @@ def _write(path, binary):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with atomic_write(path) as file:
             file.write(hashlib.sha256(binary).digest() + binary)
+        _prune(os.path.dirname(path))
     except (OSError, MiniVAEError):
         pass  # a folder that cannot be written to only means to compile again next time
+
+
+def _prune(folder):
+    """Remove the files used least recently, until the others take CACHE_BYTES.
+
+    Other processes may do so at the same time, or read: what was opened can be read to its end, and what has gone is
+    compiled again. What they are writing is the newest.
+    """
+    files, n_bytes = [], 0
+    for entry in os.scandir(folder):
+        with suppress(OSError):
+            status = entry.stat()
+            files.append((status.st_mtime_ns, status.st_size, entry.path))
+    for _, size, path in sorted(files, reverse=True):
+        n_bytes += size
+        if n_bytes > CACHE_BYTES:
+            with suppress(OSError):
+                os.unlink(path)

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from ..arguments import integer
+from ..arguments import integer, integers
 from ..errors import MiniVAEError, shown
 from .checks import check_part
 from .conv import Conv2d, ConvTranspose2d, Flatten, Reshape
@@ -26,7 +24,7 @@ def mlp(
     options    : of `VAE`, such as likelihood, n_classes, backend and seed
     """
     _check_sizes("mlp", n_in=n_in, latent=latent)
-    hidden = _widths("mlp", "hidden", hidden)
+    hidden = integers("mlp: hidden", hidden)
     _activation("mlp", activation)
     classes = Labels(options.get("n_classes")).n_classes
     likelihood, posterior = _parts(options)
@@ -52,14 +50,14 @@ def convnet(
     The others are as for `mlp`. A model with n_classes, whose labels are no pixels, or with a
     PredictedVarianceGaussian has to be put together by hand.
     """
-    image_shape = _widths("convnet", "image_shape", image_shape)
+    image_shape = integers("convnet: image_shape", image_shape)
     if len(image_shape) not in (2, 3):
         raise MiniVAEError(
             f"convnet: image_shape should be (height, width) or (height, width, colours), got {shown(image_shape)}"
         )
     height, width, colours = (*image_shape, 1)[:3]
     _check_sizes("convnet", latent=latent, hidden=hidden)
-    channels = _widths("convnet", "channels", channels)
+    channels = integers("convnet: channels", channels)
     _activation("convnet", activation)
     likelihood, posterior = _parts(options)
     classes = Labels(options.get("n_classes")).n_classes
@@ -117,14 +115,6 @@ def _fits(posterior, n_stats, latent):
 def _check_sizes(name, **sizes):
     for what, size in sizes.items():
         integer(f"{name}: {what}", size)
-
-
-def _widths(name, what, sizes):
-    """The integers that `sizes` lists; raises MiniVAEError for what is no list of integers of at least 1."""
-    sizes = sizes.tolist() if isinstance(sizes, np.ndarray) else sizes
-    if not isinstance(sizes, (list, tuple, range)):
-        raise MiniVAEError(f"{name}: {what} should be a list of integers such as (32, 64), got {shown(sizes)}")
-    return [integer(f"{name}: {what}[{i}]", size) for i, size in enumerate(sizes)]
 
 
 def _activation(name, activation):

@@ -27,13 +27,14 @@ from ..arguments import path as check_path
 from ..engine import get_backend
 from ..engine.backend import NumpyBackend
 from ..errors import MiniVAEError
-from ..files import atomic_write
+from ..files import MAX_BYTES, atomic_write, check_fits, reading
 from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer
 from ..model.parameters import Part
 from ..model.priors import StandardNormal
 from ..model.vae import VAE, check_vae
+from ..npy import ZIP_MAGIC, read_members
 
 FORMAT = 1
 RECORD = "minivae"
@@ -52,13 +53,14 @@ def save(vae: VAE, path: str | os.PathLike, arrays: dict[str, np.ndarray] | None
     write(path, arrays, {"model": describe_model(vae), "epochs": vae.epochs} | records)
 
 
-def load(path: str | os.PathLike, backend: str | NumpyBackend = "numpy") -> VAE:
+def load(path: str | os.PathLike, backend: str | NumpyBackend = "numpy", max_bytes: int = MAX_BYTES) -> VAE:
     """The model that `vae.save(path)` wrote, on any backend; it need not be the one it was trained on.
 
-    Raises MiniVAEError where the file is missing, damaged, no checkpoint, or of a newer minivae.
+    Raises MiniVAEError where the file is missing, damaged, no checkpoint, of a newer minivae, or where its arrays take
+    more than `max_bytes` of memory.
     """
     backend = get_backend(backend)
-    arrays, record = read(path)
+    arrays, record = read(path, integer("load: max_bytes", max_bytes))
     weights = model_arrays(arrays)
     try:
         model = build(record["model"])
@@ -190,18 +192,24 @@ def write(path, arrays, record):
             file.write(content)
 
 
-def read(path):
+def read(path, max_bytes=MAX_BYTES):
     """The arrays, by name, and the record that `write` wrote.
 
-    Raises MiniVAEError where the file is missing, damaged, no checkpoint, or of a newer minivae.
+    Raises MiniVAEError where the file is missing, damaged, no checkpoint, of a newer minivae, or too large.
     """
     check_path("load: path", path)
+    with reading(path) as file:
+        is_zip = file.peek(len(ZIP_MAGIC)).startswith(ZIP_MAGIC)
+        if not is_zip:  # nothing in it is compressed
+            check_fits(path, os.fstat(file.fileno()).st_size, max_bytes)
     try:
-        with open(path, "rb") as file:
-            is_zip = file.read(2) == b"PK"
-        arrays, text = (_read_npz if is_zip else _read_safetensors)(path)
+        arrays, text = (_read_npz if is_zip else _read_safetensors)(path, max_bytes)
+    except MiniVAEError:
+        raise
     except OSError as error:
         raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # whatever the damage makes the readers raise
+        raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
     if text is None:
         raise MiniVAEError(f"{path} is no checkpoint of minivae: it has no record of a model")
     record = _parse(path, text)
@@ -233,24 +241,13 @@ def _crc32(record, arrays):
     return crc32
 
 
-def _read_safetensors(path):
+def _read_safetensors(path, _max_bytes):
     from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(RECORD)
-    except OSError:
-        raise
-    except Exception as error:  # whatever the damage makes the reader raise
-        raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(RECORD)
 
 
-def _read_npz(path):
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
-            arrays = {name: members[name] for name in members.files}
-    except OSError:
-        raise
-    except Exception as error:  # whatever the damage makes the readers of zip files and of arrays raise
-        raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
+def _read_npz(path, max_bytes):
+    arrays = read_members(path, max_bytes)
     return arrays, str(arrays.pop(RECORD)) if RECORD in arrays else None

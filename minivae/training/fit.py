@@ -16,6 +16,7 @@ from ..arguments import array, flag, integer, number, one_of
 from ..arguments import path as check_path
 from ..arguments import seed as check_seed
 from ..errors import Interrupted, MiniVAEError, named, shown
+from ..files import MAX_BYTES
 from ..locks import locked
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
@@ -55,14 +56,17 @@ class Checkpoint:
              unless it is taken up. The file (path).lock keeps other trainings away from it meanwhile
     resume : go on from `path`, if it is there; model, data and arguments of `fit` must be the same, but for `epochs`.
              The result is the same, bit for bit, as without the interruption
+    max_bytes : of memory that what is in the file may take when it is taken up
     """
 
     path: str | os.PathLike
     resume: bool = False
+    max_bytes: int = MAX_BYTES
 
     def __post_init__(self):
         check_path("Checkpoint: path", self.path)
         flag("Checkpoint: resume", self.resume)
+        integer("Checkpoint: max_bytes", self.max_bytes)
 
 
 def fit(
@@ -178,7 +182,7 @@ def fit(
         training = Training(
             vae, optimizer, x_train, y_train, rows, batch_size, samples, dynamic, seed, settings, val_samples, ranks
         )
-        resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume)
+        resumed = checkpoint and training.take_up(checkpoint.path, checkpoint.resume, checkpoint.max_bytes)
         vae.history, run = training.history, Run(training, epochs)
         _call(callbacks, "begin", run)
         if checkpoint and not resumed:

@@ -186,12 +186,12 @@ class Training:
         """The arrays that a checkpoint keeps beside the model, by name, but for those of callbacks."""
         return {f"optimizer.{name}": array for name, array in self.state.items()} | {"totals": self.totals}
 
-    def take_up(self, path, resume):
+    def take_up(self, path, resume, max_bytes):
         """Take up the training that `path` holds, or make room for this one; says whether one was taken up."""
         remove_leftovers(path)
         if os.path.exists(path):
             if resume:
-                self.load(path)
+                self.load(path, max_bytes)
                 return True
             keep_previous(path)
         elif resume:
@@ -207,11 +207,13 @@ class Training:
         arrays = {name: self.vae.backend.to_host(array) for name, array in arrays.items()}
         checkpoint.save(self.vae, path, arrays, settings=self.settings, training=numbers)
 
-    def load(self, path):
+    def load(self, path, max_bytes):
         """Take up what `save` wrote; raises MiniVAEError, with nothing changed, where it is of another training."""
-        arrays, record = checkpoint.read(path)
+        arrays, record = checkpoint.read(path, max_bytes)
         if "training" not in record:
             raise MiniVAEError(f"{path} holds a model but no training: load it with minivae.load and train it anew")
+        if not isinstance(record.get("settings"), dict):
+            raise MiniVAEError(f"{path} cannot be resumed: its settings should be an object")
         model = checkpoint.describe_model(self.vae)
         # beta may have been changed on the way; where it started is among the settings.
         _check_same(path, checkpoint.renewed(path, record["model"]) | {"beta": model["beta"]}, model)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import integer, texts
+from ..arguments import text as check_text
 from ..engine.javascript import FROM_HALF, javascript
 from ..errors import MiniVAEError
 from ..model.parameters import within
-from .plots import image_shape_of
+from .plots import check_classes, image_shape_of
 
 TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
 MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
@@ -39,10 +41,15 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     With more than two latent dimensions the plane is that of the first two principal components of the posterior
     means, and each dimension has a slider. Raises MiniVAEError where x are no images of grey or coloured pixels.
     """
-    shape = image_shape_of(vae, image_shape)
-    x = vae.check_input(x)[:n_points]
-    y = None if y is None else np.asarray(y)[:n_points]
-    names = list(map(str, class_names or range(int(y.max()) + 1 if y is not None else vae.n_classes or 0)))
+    shape, title = image_shape_of(vae, image_shape), check_text("explore: title", title)
+    n_points, n_examples = integer("explore: n_points", n_points), integer("explore: n_examples", n_examples)
+    x = vae.check_input(x)
+    if y is None:
+        names = texts("explore: class_names", range(vae.n_classes or 0) if class_names is None else class_names)
+    else:
+        y, names = check_classes("explore", y, len(x), class_names)
+        y = y[:n_points]
+    x = x[:n_points]
     pixels = x if x.dtype == np.uint8 else np.rint(255 * x)
     if not (pixels.min() >= 0 and pixels.max() <= 255):  # a NaN does not
         raise MiniVAEError(f"explore draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")

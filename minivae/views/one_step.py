@@ -17,13 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import array
+from ..arguments import seed as check_seed
+from ..arguments import text as check_text
 from ..engine.javascript import Program
 from ..engine.tracing import Value
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, named
 from ..model.layers import Sequential
-from ..model.optimizers import RMSprop
+from ..model.optimizers import Optimizer, RMSprop
 from ..model.parameters import within
-from ..model.vae import to_unit
+from ..model.vae import check_vae, to_unit
 from .explain import name_of
 from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of
@@ -64,13 +67,17 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     The page is one HTML file without links. It stays below 3 MB up to a million weights: where they are more than half
     a million, they are rounded to 16 bits, as the page says.
     """
-    if vae.prior.n_inputs:
+    if check_vae("one_step: vae", vae).prior.n_inputs:
         raise MiniVAEError(
             f"one_step shows the pass of one example; the {type(vae.prior).__name__} sends its pseudo-inputs through "
             "the encoder as well: take a model with another prior"
         )
     optimizer = RMSprop() if optimizer is None else optimizer
-    x = vae.check_input(np.reshape(x, (1, -1)))
+    if not isinstance(optimizer, Optimizer):
+        raise MiniVAEError(f"one_step: optimizer should be an instance such as Adam(1e-3), got {named(optimizer)}")
+    title = check_text("one_step: title", title)
+    shape = image_shape_of(vae, image_shape)
+    x = vae.check_input(np.reshape(array("one_step: x", x), (1, -1)))
     pixels = to_unit(x, vae.dtype)
     if pixels.min() < 0 or pixels.max() > 1:
         raise MiniVAEError(f"one_step draws pixels: x should lie in 0 .. 1, got {x.min():g} .. {x.max():g}")
@@ -81,7 +88,9 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
         weights = weights.astype("f2").astype(vae.dtype)
     arrays = {
         "x": pixels,
-        "eps": np.random.default_rng(seed).standard_normal((1, 1, vae.latent_dim)).astype(vae.dtype),
+        "eps": np.random.default_rng(check_seed("one_step: seed", seed))
+        .standard_normal((1, 1, vae.latent_dim))
+        .astype(vae.dtype),
         "beta": np.array([vae.beta], vae.dtype),
         "parameters": weights,
         "gradients": np.zeros_like(weights),
@@ -93,7 +102,6 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     stages, step = _watched(vae, optimizer)
     program = Program(step, arrays, vae.dtype, keep=True)
     page = _Page(vae, program, stages)
-    shape = image_shape_of(vae, image_shape)
     facts = {
         "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
         "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],

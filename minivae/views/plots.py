@@ -19,7 +19,9 @@ from matplotlib.patches import Circle, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from scipy.special import ndtri
 
-from ..errors import MiniVAEError
+from ..arguments import array, integer, integers, number, one_of, text, texts
+from ..arguments import seed as check_seed
+from ..errors import MiniVAEError, named, shown
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.vae import VAE
@@ -31,7 +33,7 @@ GAP = 2  # white pixels between images
 # Ten colours that differ in lightness too, so that people with any common colour deficiency tell them apart.
 COLOURS = "#2450f0 #ffb080 #0a9b1e #f0649a #50d8ff #701c4c #b06cff #204e12 #b0dc30 #56109a".split()
 TRAINING, VALIDATION, INACTIVE = "#777777", "#2450f0", "#bbbbbb"
-MOST_LABELLED = 30  # classes
+MOST_LABELLED, MOST_CLASSES = 30, 10_000
 
 
 class Figure(PlainFigure):
@@ -56,6 +58,9 @@ def loss_curves(history: History, validation: str = "validation") -> Figure:
     a validation loss belongs to its end. The first twentieth of the epochs, which would flatten all others, may lie
     outside the axes. A star marks the epoch `history.best_epoch`, or else the one with the least validation loss.
     """
+    validation = text("loss_curves: validation", validation)
+    if not isinstance(history, History):
+        raise MiniVAEError(f"loss_curves: history should be what fit returned, got {shown(history)}")
     if not history:
         raise MiniVAEError("loss_curves: the history has no epoch yet")
     figure = Figure(figsize=(12, 3.8), layout="constrained")
@@ -120,14 +125,18 @@ def reconstructions(
     names : a word or letter for each example, written on it
     """
     shape = image_shape_of(vae, image_shape)
-    x = x[:n]
+    x = vae.check_input(x)[: integer("reconstructions: n", n)]
+    columns, names = (
+        integer("reconstructions: columns", columns),
+        texts("reconstructions: names", () if names is None else names),
+    )
     originals, copies = _as_numbers(vae, x), vae.reconstruct(x)
     grid, labels = [], []
     for start in range(0, len(originals), columns):
         grid += [originals[start : start + columns], copies[start : start + columns]]
         labels += ["original", "reconstruction"]
     ax = _show(ax, grid, shape, row_labels=labels)
-    for i, name in enumerate(names[:n] if names is not None else ()):
+    for i, name in enumerate(names[: len(x)]):
         row, column = divmod(i, columns)
         corner = column * (shape[1] + GAP), 2 * row * (shape[0] + GAP)
         ax.text(*corner, name, color="orange", fontsize=10, fontweight="bold", va="top")
@@ -145,8 +154,8 @@ def draws(
 ) -> Figure:
     """Each example of x (a few) beside the decoder's mean at n draws of z from its posterior."""
     shape = image_shape_of(vae, image_shape)
-    originals = _as_numbers(vae, x)
-    noise = generator(seed).standard_normal((n, len(originals), vae.latent_dim), np.float32)
+    originals, n = _as_numbers(vae, x), integer("draws: n", n)
+    noise = generator(check_seed("draws: seed", seed)).standard_normal((n, len(originals), vae.latent_dim), np.float32)
     copies = vae.reconstruct(x, noise)
     grid = [np.concatenate([originals[i : i + 1], copies[:, i]]) for i in range(len(originals))]
     ax = _show(ax, grid, shape, column_labels=["original", *map(str, range(1, n + 1))])
@@ -158,7 +167,7 @@ def samples(
     vae: VAE, n: int = 100, seed: int | None = None, image_shape: Sequence[int] | None = None, ax: Axes | None = None
 ) -> Figure:
     """What the model invents: the mean of p(x given z) at n draws of z from the prior."""
-    shape = image_shape_of(vae, image_shape)
+    shape, n = image_shape_of(vae, image_shape), integer("samples: n", n)
     images = vae.sample(n, seed)
     columns = math.ceil(math.sqrt(n))
     ax = _show(ax, [images[start : start + columns] for start in range(0, n, columns)], shape)
@@ -178,16 +187,20 @@ def styles(
 
     For a conditional model, whose z need not say which class it is: a row keeps its style, a column its class.
     """
+    _check_model(vae, "n_classes")
     if not vae.n_classes:
         raise MiniVAEError("styles needs a conditional model, VAE(..., n_classes=): this one knows no classes")
     shape = image_shape_of(vae, image_shape)
     originals, (mu, _) = _as_numbers(vae, x), vae.encode(x, y=y)
     classes = np.arange(vae.n_classes)
+    names = texts("styles: class_names", classes if class_names is None else class_names)
+    if len(names) != len(classes):
+        raise MiniVAEError(f"styles: class_names should be {len(classes)} names, got {shown(class_names)}")
     grid = [
         np.concatenate([originals[i : i + 1], vae.decode(np.repeat(mu[i : i + 1], len(classes), axis=0), y=classes)])
         for i in range(len(mu))
     ]
-    ax = _show(ax, grid, shape, column_labels=["original", *map(str, class_names or classes)])
+    ax = _show(ax, grid, shape, column_labels=["original", *names])
     ax.set(title="The style of each input, in every class", xlabel="class")
     return ax.figure
 
@@ -202,9 +215,12 @@ def interpolation(
 ) -> Figure:
     """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
     shape = image_shape_of(vae, image_shape)
-    ends = np.stack([x_from, x_to])
-    originals, (mu, _) = _as_numbers(vae, ends), vae.encode(ends)
-    shares = np.linspace(0, 1, n, dtype=mu.dtype)[:, None]
+    given = {"x_from": x_from, "x_to": x_to}
+    ends = [vae.check_input(array(f"interpolation: {name}", x)[None]) for name, x in given.items()]
+    originals, mu = (
+        np.concatenate(each) for each in ([_as_numbers(vae, x) for x in ends], [vae.encode(x)[0] for x in ends])
+    )
+    shares = np.linspace(0, 1, integer("interpolation: n", n), dtype=mu.dtype)[:, None]
     between = vae.decode((1 - shares) * mu[0] + shares * mu[1])
     labels = ["from", *(f"{share:.2f}" for share in shares[:, 0]), "to"]
     ax = _show(ax, [np.concatenate([originals[:1], between, originals[1:]])], shape, column_labels=labels)
@@ -226,7 +242,7 @@ def manifold(
              under the prior
     limits : of z, (-3, 3) by default; of a quantile grid the probabilities of the first and last cell, (0.05, 0.95)
     """
-    if vae.latent_dim != 2:
+    if _check_model(vae, "latent_dim", "decode").latent_dim != 2:
         raise MiniVAEError(
             f"manifold needs 2 latent dimensions, this model has {vae.latent_dim}: see samples or interpolation"
         )
@@ -251,38 +267,43 @@ def _grid_values(n, limits, grid):
 
     A linear grid fills its limits with n cells; a quantile grid's cells are numbered.
     """
-    if n < 2:
-        raise MiniVAEError(f"manifold: n should be at least 2, got {n!r}")
+    integer("manifold: n", n, 2)
+    one_of("manifold: grid", grid, ("linear", "quantile"))
+    if limits is None:
+        limits = (0.05, 0.95) if grid == "quantile" else (-3, 3)
+    is_pair = isinstance(limits, (tuple, list, np.ndarray)) and len(limits) == 2
+    low, high = map(number, limits) if is_pair else (math.nan, math.nan)
     if grid == "quantile":
-        low, high = limits or (0.05, 0.95)
         if not 0 < low < high < 1:
             raise MiniVAEError(
-                f"manifold: a quantile grid needs limits within (0, 1), low before high, got {limits!r}: "
+                f"manifold: a quantile grid needs limits within (0, 1), low before high, got {shown(limits)}: "
                 'for values of z use grid="linear"'
             )
         spacing = f", at quantiles {low:g} to {high:g} of the prior"
         return ndtri(np.linspace(low, high, n)), np.arange(n), (-0.5, n - 0.5), spacing
-    if grid == "linear":
-        low, high = limits or (-3, 3)
-        if not low < high:
-            raise MiniVAEError(f"manifold: limits should be low before high, got {limits!r}")
-        centres = low + (high - low) * (np.arange(n) + 0.5) / n
-        return centres, centres, (low, high), ""
-    raise MiniVAEError(f'manifold: grid should be "linear" or "quantile", got {grid!r}')
+    if not -math.inf < low < high < math.inf:
+        raise MiniVAEError(f"manifold: limits should be two numbers, low before high, got {shown(limits)}")
+    centres = low + (high - low) * (np.arange(n) + 0.5) / n
+    return centres, centres, (low, high), ""
 
 
 def image_shape_of(vae, image_shape):
     """(height, width) or (height, width, 3) of images of the model's X values."""
-    if image_shape is None:
-        side = math.isqrt(vae.input_dim)
-        image_shape = (side, side)
-    shape = tuple(image_shape)
+    side = math.isqrt(_check_model(vae, "input_dim").input_dim)
+    shape = (side, side) if image_shape is None else tuple(integers("image_shape", image_shape))
     if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or math.prod(shape) != vae.input_dim:
         raise MiniVAEError(
             f"{vae.input_dim} values are no image of shape {shape}: pass image_shape=(height, width) or "
             "(height, width, 3), or, for data that are no images, see loss_curves, latent_space, kl_per_dimension"
         )
     return shape if shape[2:] == (3,) else shape[:2]
+
+
+def _check_model(vae, *wanted):
+    """The model; raises MiniVAEError unless it is a VAE, or what looks like one as far as the drawing goes."""
+    if isinstance(vae, type) or not all(hasattr(vae, name) for name in wanted):
+        raise MiniVAEError(f"vae should be a VAE, got {named(vae)}")
+    return vae
 
 
 def _as_numbers(vae, x):
@@ -319,6 +340,8 @@ def _mosaic(grid, shape, gap):
 
 
 def _axes(ax, width, height):
+    if ax is not None and not isinstance(ax, Axes):
+        raise MiniVAEError(f"ax should be a matplotlib Axes, got {shown(ax)}")
     return ax if ax is not None else Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
@@ -359,15 +382,14 @@ def latent_space(
     standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
-    points, labels = _plane(*vae.encode(x))
+    points, labels = _plane(*_check_model(vae, "encode", "latent_dim", "prior").encode(x))
     ax = _axes(ax, 7, 7)
     order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
     look = {"s": min(18, max(5, 4e4 / len(order))), "linewidths": 0}
     if y is None:
         ax.scatter(*points, color=COLOURS[0], alpha=0.6, **look)
     else:
-        y = _check_classes(y, len(order), class_names)
-        names = [str(i) for i in range(y.max() + 1)] if class_names is None else class_names
+        y, names = check_classes("latent_space", y, len(order), class_names)
         colours = _class_colours(len(names))
         dots = ax.scatter(
             *points[:, order], c=y[order], cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) - 0.5, **look
@@ -453,14 +475,15 @@ def _plane(mu, log_var):
     return (mu @ directions).T, labels
 
 
-def _check_classes(y, n, class_names):
-    y = np.asarray(y)
+def check_classes(who, y, n, class_names):
+    """y as n integers counted from 0, and a name for each class; raises MiniVAEError for what is none."""
+    y, names = array(f"{who}: y", y), None if class_names is None else texts(f"{who}: class_names", class_names)
     if y.shape != (n,) or y.dtype.kind not in "iu":
-        raise MiniVAEError(f"latent_space: y should be {n} integers, one for each example, got {y.dtype} {y.shape}")
-    if y.min() < 0 or (class_names is not None and y.max() >= len(class_names)):
-        names = "" if class_names is None else f" for {len(class_names)} class names"
-        raise MiniVAEError(f"latent_space: classes should be counted from 0, got {y.min()} to {y.max()}{names}")
-    return y
+        raise MiniVAEError(f"{who}: y should be {n} integers, one for each example, got {y.dtype} {y.shape}")
+    if y.min() < 0 or y.max() >= (MOST_CLASSES if names is None else len(names)):
+        of = "" if names is None else f" for {len(names)} class names"
+        raise MiniVAEError(f"{who}: classes should be counted from 0, got {y.min()} to {y.max()}{of}")
+    return y, [str(i) for i in range(y.max() + 1)] if names is None else names
 
 
 def _class_colours(n):
@@ -476,6 +499,7 @@ def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None) -> Figure:
     nats per example. Grey are those that are no active units, see `VAE.active_units`. Raises MiniVAEError where the
     posterior is no diagonal Gaussian, or the prior not the standard normal.
     """
+    _check_model(vae, "encode", "posterior", "prior")
     if type(vae.posterior) is not DiagonalGaussian or type(vae.prior) is not StandardNormal:
         raise MiniVAEError(
             f"kl_per_dimension needs a DiagonalGaussian posterior and the standard normal prior, whose KL is a sum "
@@ -507,7 +531,7 @@ def architecture(vae: VAE, ax: Axes | None = None) -> Figure:
     Each box is a layer with the shape of its output and its number of parameters; B stands for the batch. A box
     is the wider, the more values a row has.
     """
-    table = rows(vae)
+    table = rows(_check_model(vae, "encoder", "decoder", "likelihood"))
     parts = {part: [row for row in table if row.part == part] for part in ("encoder", "decoder")}
     posterior, likelihood = (next(row for row in table if row.part == part) for part in ("posterior", "likelihood"))
     depth = max(map(len, parts.values())) + 1

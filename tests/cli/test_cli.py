@@ -137,6 +137,25 @@ def test_bad_input_is_one_line(words, what, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "MODEL", "--data", "sample"],
+        ["sample", "MODEL", "--out", "s.npz"],
+        ["info", "MODEL"],
+        ["explain", "--weights", "MODEL", "--page", "step.html"],
+        ["train", "--data", "x.npy"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_large_file_is_refused_unless_that_is_allowed(trained, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((300, 40), np.float32))
+    words = [str(trained / "model.safetensors") if word == "MODEL" else word for word in words]
+    assert main([*words, "--max-bytes", "40000"]) == 2
+    assert "the limit is 40,000: if you trust it, give more as max_bytes (--max-bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "words, what",
     [
         (["train", "--encoder", "wide"], "--encoder: expected integers such as 512,256, got 'wide'"),

@@ -1,5 +1,6 @@
 """Downloads, against a server on this machine: whatever goes wrong, the cache holds whole files or none."""
 
+import contextlib
 import hashlib
 import http.server
 import resource
@@ -21,6 +22,7 @@ from minivae.data import catalogue, download
 from minivae.errors import MiniVAEError, MiniVAEWarning
 
 FIRST, SECOND = "first", "second"
+ENDLESS = 1 << 29  # bytes, after which an endless file of a mirror ends
 
 
 class Mirrors(http.server.ThreadingHTTPServer):
@@ -31,7 +33,7 @@ class Mirrors(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.behave, self.requests = {}, {}, []
+        self.files, self.behave, self.requests, self.sent = {}, {}, [], 0
         self.released = threading.Event()
         self.stalled = threading.Event()
 
@@ -48,7 +50,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(contents)))
+        if behaviour != "endless":
+            self.send_header("Content-Length", str(len(contents)))
         if "gzip" in self.headers.get("Accept-Encoding", ""):
             self.send_header("Content-Encoding", "gzip")  # as some servers say of files that are gzip themselves
         self.end_headers()
@@ -56,6 +59,13 @@ class Answer(http.server.BaseHTTPRequestHandler):
             contents = bytes(len(contents))
         if behaviour in ("cut", "stall"):
             contents = contents[: len(contents) // 2]
+        try:
+            while behaviour == "endless" and self.server.sent < ENDLESS:
+                self.server.sent += self.wfile.write(bytes(1 << 20))
+            while behaviour == "slow" and not self.server.released.wait(0.05):
+                self.wfile.write(b"x")
+        except OSError:  # the client has had enough
+            return
         self.wfile.write(contents)
         if behaviour == "stall":
             self.server.stalled.set()
@@ -97,8 +107,8 @@ def make_files(folder, collection):
     return files
 
 
-def md5(contents):
-    return hashlib.md5(contents).hexdigest()
+def checked(contents):
+    return catalogue.Checked(len(contents), hashlib.sha256(contents).hexdigest())
 
 
 @pytest.fixture
@@ -106,7 +116,9 @@ def clothes(mirrors, cache, monkeypatch, tmp_path):
     """Fashion-MNIST, three images large, on the two mirrors."""
     collection = catalogue.FASHION_MNIST
     mirrors.files = make_files(tmp_path / "made", collection)
-    collection = replace(collection, mirrors=mirrors.urls(FIRST, SECOND), md5s=tuple(map(md5, mirrors.files.values())))
+    collection = replace(
+        collection, mirrors=mirrors.urls(FIRST, SECOND), checked=tuple(map(checked, mirrors.files.values()))
+    )
     monkeypatch.setitem(catalogue.COLLECTIONS, collection.name, collection)
     return collection
 
@@ -115,14 +127,17 @@ def clothes(mirrors, cache, monkeypatch, tmp_path):
 def letters(mirrors, cache, monkeypatch, tmp_path):
     """EMNIST letters, three images large, in its zip archive."""
     collection = catalogue.EMNIST_LETTERS
-    path = tmp_path / "gzip.zip"
+    path, files = tmp_path / "gzip.zip", make_files(tmp_path / "made", collection)
     with zipfile.ZipFile(path, "w") as archive:
-        for name, contents in make_files(tmp_path / "made", collection).items():
+        for name, contents in files.items():
             archive.writestr(f"gzip/{name}", contents)
         archive.writestr("gzip/emnist-digits-train-labels-idx1-ubyte.gz", b"not wanted")
     mirrors.files = {path.name: path.read_bytes()}
     collection = replace(
-        collection, mirrors=mirrors.urls(FIRST), archive=replace(collection.archive, md5=md5(path.read_bytes()))
+        collection,
+        mirrors=mirrors.urls(FIRST),
+        archive=replace(collection.archive, checked=checked(path.read_bytes())),
+        checked=tuple(map(checked, files.values())),
     )
     monkeypatch.setitem(catalogue.COLLECTIONS, collection.name, collection)
     return collection
@@ -140,7 +155,7 @@ def test_download_then_cache(clothes, mirrors, cache):
     assert len(mirrors.requests) == 4 and str(cache) in found.source
 
 
-@pytest.mark.parametrize("behaviour", ["missing", "wrong", "cut"])
+@pytest.mark.parametrize("behaviour", ["missing", "wrong", "cut", "endless"])
 def test_the_next_mirror_is_taken(clothes, mirrors, cache, behaviour):
     mirrors.behave[FIRST] = behaviour
     assert len(data.load("fashion-mnist").x_train) == 3
@@ -221,6 +236,55 @@ def test_a_mirror_that_does_not_answer_is_passed_over(clothes, mirrors, cache, m
     assert {mirror for mirror, _ in mirrors.requests} == {SECOND}
 
 
+def test_a_mirror_that_sends_a_byte_now_and_then_is_asked_once(clothes, mirrors, cache, monkeypatch):
+    monkeypatch.setattr(download, "GRACE", 0.5)
+    mirrors.behave[FIRST] = "slow"
+    start = time.perf_counter()
+    assert len(data.load("fashion-mnist").x_train) == 3
+    assert 0.5 < time.perf_counter() - start < 3
+    assert [mirror for mirror, _ in mirrors.requests] == [FIRST] + [SECOND] * 4
+    mirrors.behave[SECOND] = "slow"
+    (cache / "fashion-mnist" / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(MiniVAEError, match=r"tried .*/first/.*\(it took too long\).*/second/.*\(it took too long\)"):
+        data.load("fashion-mnist")
+    mirrors.released.set()
+
+
+def test_a_file_without_end_is_given_up_where_it_should_end(clothes, mirrors, cache):
+    mirrors.behave = {FIRST: "endless", SECOND: "endless"}
+    with pytest.raises(MiniVAEError, match=r"tried .*/first/.*\(it goes on after the end of the file\).*/second/"):
+        data.load("fashion-mnist")
+    assert cached(cache) == [] and mirrors.sent < ENDLESS / 4
+
+
+def test_a_host_whose_eight_addresses_drop_all_packets(clothes, cache, monkeypatch):
+    """Each would be tried for the whole time, one after the other."""
+    monkeypatch.setattr(download, "PATIENCE", 0.5)
+    with contextlib.ExitStack() as sockets:
+        listening = [sockets.enter_context(socket.socket()) for _ in range(8)]
+        addresses = []
+        for i, each in enumerate(listening):
+            each.bind((f"127.0.0.{i + 2}", 0))
+            each.listen(0)
+            addresses.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", each.getsockname()))
+            for _ in range(3):  # who wait to be accepted; the system drops the packets of more
+                waiting = sockets.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(each.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        monkeypatch.setitem(catalogue.COLLECTIONS, clothes.name, replace(clothes, mirrors=("http://127.0.0.2:9/x",)))
+        start = time.perf_counter()
+        with pytest.raises(MiniVAEError, match="no answer in time"):
+            data.load("fashion-mnist")
+        assert 0.4 < time.perf_counter() - start < 1.5
+
+
+def test_mirrors_with_https_come_first():
+    for collection in catalogue.COLLECTIONS.values():
+        schemes = [mirror.split(":")[0] for mirror in collection.mirrors]
+        assert schemes == sorted(schemes, reverse=True) and schemes[0] == "https"
+
+
 def test_a_cache_that_cannot_be_written(clothes, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -234,11 +298,12 @@ import sys
 from dataclasses import replace
 from minivae import data
 from minivae.data import catalogue
-limit, name, mirror, *md5s = sys.argv[1:]
+limit, name, mirror, *files = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
 collection = catalogue.COLLECTIONS[name]
-archive = collection.archive and replace(collection.archive, md5=md5s[0])
-collection = replace(collection, mirrors=(mirror,), archive=archive, md5s=() if archive else tuple(md5s))
+*files, last = (catalogue.Checked(int(n), sha256) for n, sha256 in zip(files[::2], files[1::2]))
+archive = collection.archive and replace(collection.archive, checked=last)
+collection = replace(collection, mirrors=(mirror,), archive=archive, checked=tuple(files))
 catalogue.COLLECTIONS[name] = collection
 print(data.load(name).y_train.tolist())
 """
@@ -246,9 +311,10 @@ print(data.load(name).y_train.tolist())
 
 def load_in_another_process(collection, limit=resource.RLIM_INFINITY):
     """Start loading in a process that may write no file of more than `limit` bytes, as on a full disk."""
-    md5s = collection.md5s or [collection.archive.md5]
+    files = (*collection.checked, collection.archive.checked if collection.archive else catalogue.Checked(0, ""))
+    files = (str(value) for file in files for value in (file.n_bytes, file.sha256))
     return subprocess.Popen(
-        [sys.executable, "-c", LOAD, str(limit), collection.name, collection.mirrors[0], *md5s],
+        [sys.executable, "-c", LOAD, str(limit), collection.name, collection.mirrors[0], *files],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -293,7 +359,7 @@ def test_an_archive_is_unpacked_and_removed(letters, mirrors, cache):
 
 
 def test_another_process_removed_the_archive_first(letters, mirrors, cache, monkeypatch, tmp_path):
-    def retrieve(_mirrors, _name, _md5, folder):
+    def retrieve(_mirrors, _name, _checked, folder):
         folder.mkdir(parents=True)
         if others_are_done:
             for path in (tmp_path / "made").iterdir():
@@ -306,6 +372,14 @@ def test_another_process_removed_the_archive_first(letters, mirrors, cache, monk
     others_are_done = False
     with pytest.raises(MiniVAEError, match="has vanished"):
         data.load("emnist-letters")
+
+
+def test_a_damaged_file_out_of_an_archive_is_unpacked_again(letters, mirrors, cache):
+    data.load("emnist-letters")
+    path = cache / "emnist-letters" / "emnist-letters-train-labels-idx1-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+    assert data.load("emnist-letters").y_train.tolist() == [0, 1, 2] and path.read_bytes() == whole
 
 
 def test_an_archive_without_the_files_is_an_error(letters, mirrors, monkeypatch):

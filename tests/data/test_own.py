@@ -63,7 +63,15 @@ def test_arrays(tmp_path):
     np.testing.assert_array_equal(own.x_test, PIXELS[20:])
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_classes_of_training_and_test_are_numbered_together(tmp_path):
+    """Of which a test may have fewer."""
+    parts = {"x_train": PIXELS[:20], "x_test": PIXELS[20:]}
+    np.savez(tmp_path / "a.npz", **parts, y_train=np.array(["cat", "dog"] * 10), y_test=np.array(["dog"] * 10))
+    own = data.load(tmp_path / "a.npz")
+    assert own.class_names == ("cat", "dog") and set(own.y_test) == {1} and own.y_train[:3].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_table(tmp_path, end):
     lines = ["a, b,Class", "1,2.5,yes", "3,-4e1,no", "", "5,6,yes", "7,8,no"]
     (tmp_path / "t.csv").write_bytes(end.join(lines).encode("utf-8-sig"))
@@ -95,13 +103,30 @@ def test_a_model_trains_on_it(tmp_path):
         (lambda p: p / "none.npy", "no such file or folder"),
         (lambda p: "nonsense", "unknown data set 'nonsense': expected one of mnist, .* or a file or a folder"),
         (lambda p: np.zeros(3), r"expected numbers of shape \(N, ...\)"),
-        (lambda p: np.array([["a", "b"]]), "expected numbers"),
+        (lambda p: np.array([["a", "b"]]), "should hold real numbers"),
         (lambda p: written(p / "a.csv", "1,2\n3\n"), "row 2: expected 2 numbers, got '3'"),
         (lambda p: written(p / "a.csv", "a,b\n1,2\n3,x\n"), "row 3: expected 2 numbers, got '3,x'"),
         (lambda p: written(p / "a.csv", ""), "is empty"),
         (lambda p: written(p / "a.npy", "x"), "cannot read"),
         (lambda p: saved(p / "a.npz", q=np.zeros(3), r=np.zeros(3)), "should hold x, .*; it has q, r"),
         (lambda p: saved(p / "a.npz", x=np.zeros((3, 2)), y=np.zeros((3, 2))), r"labels should be of shape \(N,\)"),
+        (
+            lambda p: saved(p / "a.npz", x=np.zeros((3, 2)), y=np.zeros(4)),
+            r"here \(3,\), .* got float64 of shape \(4,\)",
+        ),
+        (
+            lambda p: saved(p / "a.npz", x=np.zeros((3, 2)), y=np.zeros(3, "M8[s]")),
+            "whole numbers or texts, got datetime",
+        ),
+        (lambda p: saved(p / "a.npz", x_train=np.zeros((3, 2)), x_test=np.zeros((3, 4))), "should be of one shape"),
+        (
+            lambda p: saved(p / "a.npz", x_train=np.ones((3, 2)), x_test=np.ones((3, 2)), y_train=np.ones(3)),
+            "or neither",
+        ),
+        (lambda p: written(p / "a.csv", "a,b,y\n1,2\n"), "row 2: expected 3 numbers, got '1,2'"),
+        (lambda p: written(p / "a.csv", "a,y\n"), r"expected numbers of shape .*, got float64 of shape \(0, 1\)"),
+        (lambda p: written(p / "a.csv", "1," * 99999 + "1" * 200_000), "cannot read .*field larger than field limit"),
+        (lambda p: written(p / "a.csv", "\udcff", errors="surrogateescape"), "cannot read .*codec can't decode"),
     ],
 )
 def test_bad_data(make, what, tmp_path):
@@ -114,8 +139,8 @@ def test_bad_share():
         data.load(PIXELS, test=0.001)
 
 
-def written(path, text):
-    path.write_text(text)
+def written(path, text, errors=None):
+    path.write_text(text, errors=errors)
     return path
 
 

@@ -783,6 +783,43 @@ def test_a_damaged_file_is_made_anew(folder, damage, monkeypatch):
     assert [f.read_bytes() for f in folder.iterdir()] == [whole]
 
 
+def test_what_was_not_used_for_longest_goes_where_it_gets_too_much(folder, monkeypatch):
+    tripled(1.0)
+    (first,) = folder.iterdir()
+    monkeypatch.setattr(llvm, "CACHE_BYTES", 5 * first.stat().st_size // 2)
+    os.utime(first, (1, 1))
+    tripled(2.0)
+    (second,) = set(folder.iterdir()) - {first}
+    os.utime(second, (2, 2))
+    tripled(1.0)  # which is now the one used last
+    (folder / "0.tmp").write_bytes(bytes(10**6))  # left behind by a process that was killed
+    os.utime(folder / "0.tmp", (3, 3))
+    tripled(3.0)
+    assert first.exists() and not second.exists() and len(list(folder.iterdir())) == 2
+
+
+CROWD = """
+import sys
+import numpy as np
+from minivae.engine import llvm
+llvm.platformdirs.user_cache_dir = lambda name: sys.argv[1]
+llvm.CACHE_BYTES = 5000
+for i in range(30):
+    text = f"define i64 @f() {{ ret i64 {i % 12} }}"
+    engine, (address,) = llvm.compile_module(text, ["f"])
+    assert llvm.ctypes.CFUNCTYPE(llvm.ctypes.c_int64)(address)() == i % 12
+"""
+
+
+def test_processes_that_clear_the_cache_under_each_other(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", CROWD, str(tmp_path)]
+    crowd = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in crowd:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert sum(file.stat().st_size for file in (tmp_path / "compiled").iterdir()) <= 5000
+
+
 @pytest.mark.parametrize("name, other", [
     ("get_host_cpu_name", lambda: "x86-64"),
     ("llvm_version_info", (1, 2, 3)),

@@ -265,7 +265,7 @@ def test_features_far_from_unit_scale_are_named(iris):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"likelihood": "poisson"}, "likelihood should be one of gaussian, bernoulli"),
+        ({"likelihood": "poisson"}, 'likelihood should be "gaussian" or "bernoulli"'),
         ({"likelihood": "bernoulli"}, r"expects X in \[0, 1\], got .*MinMaxScaler"),
         ({"contamination": 0.6}, "contamination should lie in"),
         ({"contamination": 0}, "contamination should lie in"),

@@ -471,6 +471,18 @@ def test_a_record_that_is_none(kept_training):
         go_on()
 
 
+@pytest.mark.parametrize("settings", ["none at all", None, [1], "x"])
+def test_settings_that_are_none(kept_training, settings):
+    path, go_on = kept_training
+    arrays, record = storage.read(path)
+    record["settings"] = settings
+    if settings == "none at all":
+        del record["settings"]
+    storage.write(path, arrays, record)
+    with pytest.raises(mv.MiniVAEError, match="its settings should be an object"):
+        go_on()
+
+
 @pytest.mark.parametrize("which", ["optimizer.m", "totals", "kept.best_weights"])
 @pytest.mark.parametrize("edit", ["missing", "shape", "dtype", "more"])
 def test_arrays_that_were_edited_are_refused(kept_training, edit, which):
