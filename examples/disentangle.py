@@ -2,10 +2,10 @@
 
     python examples/disentangle.py
 
-Trains a VAE for each objective and seed on the upright pictures of sprites.py, 576 of them, and measures what the KL is made of (mutual
-information, total correlation, dimension-wise KL; nats, over all pictures) and the mutual information gap. The figure
-has the information of each dimension about each factor, and what is drawn as one dimension moves. Sources: Higgins et
-al. 2017, "beta-VAE"; Chen, Li, Grosse & Duvenaud 2018, "Isolating sources of disentanglement", whose gap it is.
+Trains a VAE for each objective and seed on the upright pictures of sprites.py, 576 of them, and measures what the KL is
+made of (mutual information, total correlation, dimension-wise KL; nats, over all pictures) and the mutual information
+gap. The figure has the information of each dimension about each factor, and what is drawn as one dimension moves.
+Sources: Higgins et al. 2017, "beta-VAE"; Chen, Li, Grosse & Duvenaud 2018, "Isolating sources of disentanglement".
 """
 
 import argparse
@@ -46,8 +46,8 @@ def draw(models, names, start):
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.9 * len(models)), layout="constrained")
-    panels = figure.subplots(len(models), 2, width_ratios=(1.05, 2), squeeze=False)
+    figure = Figure(figsize=(9, 2.5 * len(models)), layout="constrained")
+    panels = figure.subplots(len(models), 2, width_ratios=(1.15, 1), squeeze=False)
     for (left, right), (name, (vae, row, found)) in zip(panels, models.items(), strict=True):
         order = np.argsort(-found.information.max(axis=1) / found.entropies[found.information.argmax(axis=1)])
         share = found.information[order] / found.entropies
