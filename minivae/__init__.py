@@ -34,7 +34,8 @@ from .zoo.branches import SideBySide, WithInput
 from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
-from .zoo.missing import Observed, ZeroFilled, impute, miwae
+from .zoo.imputation import impute, miwae
+from .zoo.missing import Observed, ZeroFilled
 from .zoo.mixture import MixturePrior
 from .zoo.quality import frechet_distance, nearest_rows, precision_and_recall
 from .zoo.residual import Residual

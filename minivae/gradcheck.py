@@ -29,7 +29,8 @@ from .zoo.branches import SideBySide, WithInput
 from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
-from .zoo.missing import Observed, ZeroFilled, miwae
+from .zoo.imputation import miwae
+from .zoo.missing import Observed, ZeroFilled
 from .zoo.mixture import MixturePrior
 from .zoo.residual import Residual
 from .zoo.two_layers import TwoLayerPosterior, TwoLayerPrior

@@ -45,7 +45,9 @@ MATHEMATICS = (
     *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
 DATA = tuple(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split())
-OF_ZOO = "aggregate branches counts flow_prior gated missing mixture quality residual two_layers vamp".split()
+OF_ZOO = (
+    "aggregate branches counts flow_prior gated imputation missing mixture quality residual two_layers vamp".split()
+)
 ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))
 
 # The tests of the default suite that have to do with these modules, and which of them. Those of the mathematics run on
