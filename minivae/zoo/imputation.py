@@ -12,8 +12,8 @@ The weighted mean of E[x_m given z_l] is the best single guess in mean squared e
 and then x_m from p(x_m given z_l), also show how unsure it is: several of them are several complete tables, and what is
 computed of a table, computed of each, comes with its spread (multiple imputation, Rubin 1987).
 
-Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete data sets", equations 10
-and 12; the model itself is in `missing.py`.
+Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete data sets", on single
+and on multiple imputation; the likelihood is in `missing.py`.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def impute(
     seed    : keys all that is drawn
     y       : the labels (N,), for a model with n_classes
 
-    Values that are there come back as they are. Source: Mattei & Frellsen 2019, equations 10 and 12.
+    Values that are there come back as they are. Source: Mattei & Frellsen 2019.
     """
     check_vae("impute: vae", vae)
     if not isinstance(vae.likelihood, Observed):

@@ -10,7 +10,7 @@ which takes rows of a fixed width, sees 0 for what is missing: `ZeroFilled`; wha
 x_o), and the bound holds for any q. Training uses the importance-weighted bound, which forgives a q that is not quite
 right, as one from a few values of many must be.
 
-Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete data sets", equation 4;
+Source: Mattei & Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete data sets";
 columns of several kinds: Nazabal et al. 2020.
 """
 
