@@ -80,12 +80,12 @@ def train(arguments, backend, dataset, prior=None, classes=False):
 
 def draws(arguments, backend, dataset, n):
     """Yields the name of each arm, n of its images (n, X), and the classes that were asked for, or None."""
-    x_train, x_test = (x.reshape(len(x), -1) for x in (dataset.x_train, dataset.x_test))
-    yield "training images", x_train[generator(arguments.seed, SHUFFLE).permutation(len(x_train))[:n]] / 255, None
+    x_train, others = dataset.x_train.reshape(len(dataset.x_train), -1), dataset.x_test[n : 2 * n].reshape(n, -1)
+    yield "other test images", others / 255, None
     for name, prior in PRIORS.items():
         vae = train(arguments, backend, dataset, prior)
         if name == "standard normal":
-            yield "reconstructions", vae.reconstruct(mv.binarize(x_test)[:n]), None
+            yield "reconstructions", vae.reconstruct(mv.binarize(others)), None
         yield name, vae.sample(n, seed=arguments.seed), None
         if name == "standard normal":
             x = mv.binarize(x_train[:20_000])
@@ -125,7 +125,7 @@ def main():
     classifier = Classifier(x_train.shape[1], arguments.seed)
     classifier.fit(x_train, dataset.y_train, arguments.classifier_epochs, arguments.seed)
     real, classes = classifier.features_and_classes(x_test)
-    accuracy, real = float(np.mean(classes == dataset.y_test)), real[: arguments.images]
+    accuracy, real = float(np.mean(classes == dataset.y_test)), real[: min(arguments.images, len(real) // 2)]
     print(f"the classifier is right on {accuracy:.2%} of {len(x_test)} test images of {data_name(arguments, dataset)}")
     _, new = mv.nearest_rows(x_test[:FEW], x_train)
     results, shown = {"classifier": accuracy, "nearest of test images": new.mean()}, {}
@@ -140,7 +140,7 @@ def main():
         numbers = f"{result['frechet']:8.2f} {precision:9.3f} {recall:7.3f} {result['nearest']:8.2f}"
         print(f"{name:20} {numbers} {of_told}".rstrip(), flush=True)
         results[name] = result
-        if name not in ("training images", "reconstructions"):
+        if name not in ("other test images", "reconstructions"):
             shown[name] = images[:10]
         write_json(arguments.out / "result.json", results)
     if not arguments.no_plots:

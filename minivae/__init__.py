@@ -37,8 +37,9 @@ from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
 from .zoo.gumbel import GumbelSoftmax, UniformCodes
+from .zoo.imputation import impute, miwae
 from .zoo.mig import Disentanglement, mutual_information_gap
-from .zoo.missing import Observed, ZeroFilled, impute, miwae
+from .zoo.missing import Observed, ZeroFilled
 from .zoo.mixture import MixturePrior
 from .zoo.mmd import MMD
 from .zoo.quality import frechet_distance, nearest_rows, precision_and_recall

@@ -31,7 +31,8 @@ from .zoo.counts import Poisson
 from .zoo.flow_prior import FlowPrior
 from .zoo.gated import GatedDense
 from .zoo.gumbel import GumbelSoftmax, UniformCodes
-from .zoo.missing import Observed, ZeroFilled, miwae
+from .zoo.imputation import miwae
+from .zoo.missing import Observed, ZeroFilled
 from .zoo.mixture import MixturePrior
 from .zoo.mmd import MMD
 from .zoo.residual import Residual

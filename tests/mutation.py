@@ -45,7 +45,7 @@ MATHEMATICS = (
     *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
 )
 DATA = (*(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split()), "npy")
-OF_ZOO = """aggregate avb branches counts flow_prior gated gumbel mig missing mixture mmd quality residual
+OF_ZOO = """aggregate avb branches counts flow_prior gated gumbel imputation mig missing mixture mmd quality residual
     total_correlation two_layers vamp vector_quantized""".split()
 ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))
 
