@@ -32,19 +32,21 @@ its own, so that C is diagonal, and its averages are taken over the batch; here 
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..arguments import flag, integer, number
 from ..errors import MiniVAEError, shown
 from ..model.gaussian import reparameterize, standard_normal_log_prob
-from ..model.layers import Dense, ReLU, Sequential
+from ..model.layers import Dense, Layer, ReLU, Sequential
 from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.vae import VAE
 from ..randomness import generator
-from .branches import WithInput
+from .branches import WithInput, known_width
 
 SMALLEST = 1e-6  # is added to a variance that is divided by
 
@@ -118,20 +120,25 @@ class ImplicitPosterior(Composite, Posterior):
 
     has_own_loss = True
 
-    def __init__(self, noise, features, discriminator, adaptive=True, draws=500, pace=5.0):
-        self.pace = number(pace)
+    def __init__(
+        self,
+        noise: Sequence[Layer],
+        features: Sequence[Layer],
+        discriminator: Sequence[Layer],
+        adaptive: bool = True,
+        draws: int = 500,
+        pace: float = 5.0,
+    ) -> None:
+        self.pace, self.adaptive = number(pace), flag("ImplicitPosterior: adaptive", adaptive)
         if not 0 < self.pace < math.inf:
             raise MiniVAEError(f"ImplicitPosterior: pace should be a positive number, got {shown(pace)}")
-        self.adaptive = flag("ImplicitPosterior: adaptive", adaptive)
         self.stacks = {
             name: Sequential(layers)
             for name, layers in (("noise", noise), ("features", features), ("discriminator", discriminator))
         }
-        for name, stack in self.stacks.items():
-            if stack.input_shape is None or len(stack.input_shape) != 1:
-                raise MiniVAEError(f"ImplicitPosterior: {name} should begin with a layer of known width, such as Dense")
-            setattr(self, name, stack.layers)
-        (self.dim,), (self.n_inputs,), (seen,) = (stack.input_shape for stack in self.stacks.values())
+        self.noise, self.features, self.discriminator = (stack.layers for stack in self.stacks.values())
+        widths = [known_width(f"ImplicitPosterior: {name}", stack) for name, stack in self.stacks.items()]
+        self.dim, self.n_inputs, seen = widths
         (self.mixed,), (n_features,), (answers,) = (
             stack.output_shape(stack.input_shape) for stack in self.stacks.values()
         )
@@ -151,9 +158,8 @@ class ImplicitPosterior(Composite, Posterior):
 
     def constant_arrays(self):
         e = generator(0).standard_normal((self.draws, self.dim))
-        e -= e.mean(
-            axis=0
-        )  # and the covariance is made the unit matrix: e has the mean and the covariance of all noise
+        e -= e.mean(axis=0)
+        # Now the covariance, which is made I: these e have the mean and the covariance of all noise.
         return {"draws": np.linalg.solve(np.linalg.cholesky(e.T @ e / self.draws), e.T).T}
 
     def latent_dim(self, stats_dim):
@@ -251,7 +257,16 @@ class ImplicitPosterior(Composite, Posterior):
         return t.reshape(L, B), backward
 
 
-def avb(n_in, latent=2, hidden=256, adaptive=True, draws=500, pace=5.0, init="he_normal", **options):
+def avb(
+    n_in: int,
+    latent: int = 2,
+    hidden: int = 256,
+    adaptive: bool = True,
+    draws: int = 500,
+    pace: float = 5.0,
+    init: str = "he_normal",
+    **options: Any,
+) -> VAE:
     """A VAE with an implicit posterior and its discriminator, dense networks with ReLU throughout.
 
     n_in    : how many values an example has
