@@ -84,6 +84,21 @@ def integrate(log_f, cell):
     return float(np.log((whole + inside) / 2 * cell) + largest)
 
 
+def moments(points, log_posterior):
+    """The Gaussian with the mean and the variances of a posterior on the grid, (n, m), of any sum."""
+    p = np.exp(log_posterior - log_posterior.max())[..., None]
+    mean = np.sum(p * points, axis=(0, 1)) / p.sum()
+    variance = np.sum(p * (points - mean) ** 2, axis=(0, 1)) / p.sum()
+    return {"mu": np.float32(mean[None]), "log_var": np.float32(np.log(variance)[None])}
+
+
+def around_summit(points, log_posterior, log_var):
+    """A posterior on the grid without what is farther from its highest point than 3 standard deviations, (1, 2)."""
+    summit = points[np.unravel_index(log_posterior.argmax(), log_posterior.shape)]
+    near = (np.abs(points - summit) <= 3 * np.exp(0.5 * log_var)).all(axis=-1)
+    return np.where(near, log_posterior, -np.inf)
+
+
 def grid_kl(points, cell, log_posterior, mu, log_var):
     """KL(q || p(z given x)) of one Gaussian q, (2,) each, by summing over the grid; log_posterior (n, m)."""
     log_q = -0.5 * np.sum((points - mu) ** 2 / np.exp(log_var) + log_var + np.log(2 * np.pi), axis=-1)
@@ -179,16 +194,14 @@ def look(vae, x, points, cell, arguments, bar):
     for i, one in enumerate(x[:, None]):
         log_posterior = joint[..., i] - log_px[i]
         encoders = {"mu": mu[i : i + 1], "log_var": log_var[i : i + 1]}
-        p = np.exp(log_posterior) * cell
-        mean = np.sum(p[..., None] * points, axis=(0, 1))
-        variance = np.sum(p[..., None] * (points - mean) ** 2, axis=(0, 1))
-        moments = {"mu": np.float32(mean[None]), "log_var": np.float32(np.log(variance)[None])}
-        # Adam goes to the nearest summit, so the better of two starts: the encoder's q, and the posterior's moments.
-        near = encoders if elbo(vae, one, encoders, few) > elbo(vae, one, moments, few) else moments
-        best = fit(vae, one, near, lambda: few, steps=arguments.fit_steps)
+        whole = moments(points, log_posterior)
+        # Adam goes to the nearest summit, so it starts from the best of these.
+        starts = encoders, whole, moments(points, around_summit(points, log_posterior, encoders["log_var"]))
+        start = max(starts, key=lambda q: elbo(vae, one, q, few))
+        best = fit(vae, one, start, lambda: few, steps=arguments.fit_steps)
         flow = best | {name: value.astype(np.float32) for name, value in chain.initial(rng).items()}
         flow = fit(vae, one, flow, lambda: draws(rng, 100), chain, steps=2 * arguments.fit_steps)
-        sampled, error = importance(vae, one, best, rng)
+        sampled, error = importance(vae, one, whole, rng)  # not from `best`, which may sit on one summit of several
         rows.append({
             "log_px": log_px[i],
             "coarse": integrate(joint[::2, ::2, i], 4 * cell),
