@@ -15,7 +15,7 @@ from .errors import Interrupted, MiniVAEError
 
 ENGINES = "numpy", "numba", "cupy"
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
-CHECKPOINT = "checkpoint.safetensors"  # in --out
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in --out
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 
@@ -86,7 +86,7 @@ def parser():
     add_backend(each)
 
     def add_model(each):
-        each.add_argument("model", type=Path, help="a model's file, such as runs/model/model.safetensors")
+        each.add_argument("model", type=Path, help="a model's file, or the folder of its training, such as runs/model")
 
     each = command(evaluate, "tell a model's losses on test data")
     add_model(each)
@@ -213,7 +213,7 @@ def _train(arguments, ranks):
         )  # fmt: skip
         if ranks.rank:
             return
-        vae.save(arguments.out / "model.safetensors")
+        vae.save(arguments.out / MODEL)
         config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
         with atomic_write(arguments.out / "config.json") as file:
             file.write(json.dumps(config, indent=2).encode() + b"\n")
@@ -322,13 +322,17 @@ def info(arguments):
         except MiniVAEError as error:
             print(f"backend {name}: {error}")
     if arguments.model:
-        load(arguments.model).summary()
+        load(_file(arguments.model)).summary()
 
 
 def _model(arguments):
     from . import load
 
-    return load(arguments.model, arguments.backend)
+    return load(_file(arguments.model), arguments.backend)
+
+
+def _file(path):
+    return path / MODEL if path.is_dir() else path
 
 
 def _data(arguments):

@@ -1,5 +1,7 @@
 """The one kind of error for bad input, the one kind of warning, and what Ctrl-C becomes in `fit`."""
 
+import os
+
 
 class MiniVAEError(ValueError):
     """Bad input, a bad file or an unusable device. The message alone is enough to mend it."""
@@ -15,7 +17,7 @@ class Interrupted(KeyboardInterrupt):
     checkpoint : the file that holds the training, or None
     """
 
-    def __init__(self, message, checkpoint=None):
+    def __init__(self, message: str, checkpoint: str | os.PathLike | None = None) -> None:
         super().__init__(message)
         self.checkpoint = checkpoint
 

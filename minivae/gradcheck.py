@@ -118,7 +118,9 @@ def _central_differences(backend, array, host, value, entries):
     return out
 
 
-def gradcheck(vae, x, eps=None, limit=30, y=None):
+def gradcheck(
+    vae: VAE, x: np.ndarray, eps: np.ndarray | None = None, limit: int | None = 30, y: np.ndarray | int | None = None
+) -> Result:
     """Check the gradients of a whole VAE's loss on a batch; returns a Result.
 
     vae   : a VAE with dtype="float64"; its parameters come back unchanged

@@ -7,8 +7,14 @@ It needs scikit-learn: pip install "minivae[sklearn]". Nothing else in minivae i
 
 import math
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from .engine.backend import NumpyBackend
+from .model.likelihoods import Likelihood
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
@@ -59,20 +65,20 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def __init__(
         self,
-        n_components=2,
+        n_components: int = 2,
         *,
-        hidden_layer_sizes=None,
-        image_shape=None,
-        likelihood="gaussian",
-        beta=1.0,
-        batch_size=32,
-        learning_rate=3e-3,
-        max_iter=100,
-        contamination=0.1,
-        backend="numpy",
-        random_state=None,
-        verbose=False,
-    ):
+        hidden_layer_sizes: Sequence[int] | None = None,
+        image_shape: Sequence[int] | None = None,
+        likelihood: str | Likelihood = "gaussian",
+        beta: float = 1.0,
+        batch_size: int = 32,
+        learning_rate: float = 3e-3,
+        max_iter: int = 100,
+        contamination: float = 0.1,
+        backend: str | NumpyBackend = "numpy",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.image_shape = image_shape
@@ -93,13 +99,13 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     # ------------------------------------------------------------------------------------------ training
 
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: Any = None) -> "VAEEstimator":
         """Train a new model on X (N, n_features) for `max_iter` epochs; y is ignored."""
         X = self._checked(X, reset=True, ensure_min_samples=2)
         self._make(X)
         return self._train(X, self.max_iter)
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAEEstimator":
         """Train on X (N, n_features) for one more epoch; the first call makes the model.
 
         For tables that don't fit into memory, in parts of thousands of rows: Adam starts afresh on each, and `offset_`
@@ -164,18 +170,18 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.offset_ = np.quantile(self._log_p(X), self.contamination)
 
     @property
-    def n_iter_(self):
+    def n_iter_(self) -> int:
         """Epochs of training so far."""
         return len(self.history_)
 
     # ---------------------------------------------------------------------------------------- as a transformer
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """The means of q(z given x), (N, n_components)."""
         check_is_fitted(self)
         return self.vae_.encode(self._checked(X))[0]
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
         """The means of p(x given z), (N, n_features), for z (N, n_components)."""
         check_is_fitted(self)
         return self.vae_.decode(check_array(X, dtype=self.vae_.dtype))
@@ -186,7 +192,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     # ------------------------------------------------------------------------------------------- as a density
 
-    def score_samples(self, X):
+    def score_samples(self, X: ArrayLike) -> np.ndarray:
         """An importance-sampling estimate of log p(x) for each row of X, (N,), in nats; below it on average.
 
             log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l = mu + std eps_l,   L = 50
@@ -210,11 +216,11 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             parts.append(np.logaddexp.reduce(log_w, axis=0) - math.log(DRAWS))
         return finite("log p(x)", np.concatenate(parts))
 
-    def score(self, X, y=None):
+    def score(self, X: ArrayLike, y: Any = None) -> float:
         """The mean of `score_samples`: what GridSearchCV looks for the largest of; y is ignored."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples=1, random_state=None):
+    def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
         """Draws from p(x), (n_samples, n_features): z from the prior, then x from p(x given z).
 
         For their means, without the noise of p(x given z), as one wants of images, hand `inverse_transform` numbers
@@ -231,11 +237,11 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     # ------------------------------------------------------------------------------- as a detector of outliers
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
         """score_samples(X) - offset_, (N,): negative for outliers."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """-1 for outliers, of which the training data have the share `contamination`, and 1 for the others, (N,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 

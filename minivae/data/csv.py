@@ -1,6 +1,8 @@
 """Images in CSV files, as Kaggle has Fashion-MNIST and EMNIST: a row for each, the label with the pixels."""
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,7 +16,9 @@ LONGEST_LINE = 1 << 24  # bytes; bounds what a file without line ends can take
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_csv(path, shape=None, transposed=False):
+def read_csv(
+    path: str | os.PathLike, shape: Sequence[int] | None = None, transposed: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """The images (N, height, width) uint8 and the labels (N,) int64 of a CSV file, plain or .gz.
 
     Every row has a label and the pixels of one image in C order, whole numbers from 0 to 255. With a header
@@ -38,7 +42,7 @@ def read_csv(path, shape=None, transposed=False):
     return np.ascontiguousarray(images.transpose(0, 2, 1)) if transposed else images, labels
 
 
-def read_mapping(path):
+def read_mapping(path: str | os.PathLike) -> dict[int, str]:
     """The class names of EMNIST's mapping file as a dict {label: character}.
 
     Each line has a label and the decimal codes of one or two characters (upper and lower case), of which

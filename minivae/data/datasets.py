@@ -5,8 +5,10 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import MiniVAEError, MiniVAEWarning
 from .catalogue import COLLECTIONS, MNIST
@@ -41,7 +43,7 @@ class Dataset:
     note: str = ""
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """(height, width) of an image, or the shape of an example of another kind."""
         return self.x_train.shape[1:]
 
@@ -53,14 +55,15 @@ class Dataset:
             f"{size}, {classes}; {self.source})"
         )
 
-    def first(self, count):
+    def first(self, count: int) -> "Dataset":
         """The Dataset of the first `count` training and `count` test examples, or of all there are."""
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise MiniVAEError(f"the number of examples must be a whole number of at least 1, got {count!r}")
         arrays = {name: getattr(self, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-        return replace(self, **{name: x if x is None else x[:count].copy() for name, x in arrays.items()})
+        first: dict[str, Any] = {name: x if x is None else x[:count].copy() for name, x in arrays.items()}
+        return replace(self, **first)
 
-    def only(self, classes):
+    def only(self, classes: ArrayLike) -> "Dataset":
         """The Dataset of some classes only, numbered anew in the order given.
 
         `classes` is a class name or a position in `class_names`, or a list of these; a string is a class name, several
@@ -109,7 +112,16 @@ class Dataset:
         )
 
 
-def load(name, data_dir=None, *, limit=None, download=True, test=0.1, size=None, color=False):
+def load(
+    name: ArrayLike | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    limit: int | None = None,
+    download: bool = True,
+    test: float = 0.1,
+    size: int | tuple[int, int] | None = None,
+    color: bool = False,
+) -> Dataset:
     """The data set "mnist", "fashion-mnist", "emnist-letters" or "sample", or data of one's own, as a Dataset.
 
     With `data_dir`, it must be there, as IDX files (.gz or not), Kaggle's CSV files or Keras's mnist.npz, in

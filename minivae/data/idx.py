@@ -10,9 +10,11 @@ Source: Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten 
 
 import gzip
 import math
+import os
 import struct
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import MiniVAEError
 from ..files import atomic_write
@@ -26,7 +28,7 @@ CHUNK = 1 << 20
 MOST_DIMENSIONS = 64  # of a NumPy array
 
 
-def read_idx(path):
+def read_idx(path: str | os.PathLike) -> np.ndarray:
     """The array in an IDX file, plain or .gz, in its own type and the machine's byte order.
 
     Raises MiniVAEError if the file cannot be read, is not IDX, or does not hold exactly what its header
@@ -50,7 +52,7 @@ def read_idx(path):
     return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def write_idx(path, array):
+def write_idx(path: str | os.PathLike, array: ArrayLike) -> None:
     """Write an array as an IDX file, gzip-compressed if the name ends in .gz; the same array, the same bytes.
 
     The file appears whole or not at all. Raises MiniVAEError for a type that IDX lacks, for an empty array

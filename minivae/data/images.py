@@ -10,7 +10,9 @@ from ..errors import MiniVAEError
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 
-def read_images(source, size=None, color=False):
+def read_images(
+    source: str | os.PathLike | np.ndarray, size: tuple[int, int] | None = None, color: bool = False
+) -> np.ndarray:
     """Images as a uint8 array (N, height, width), or (N, height, width, 3) with `color`.
 
     source : a folder, whose picture files are taken in the order of their names, sub-folders included; or an

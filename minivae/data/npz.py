@@ -1,5 +1,7 @@
 """The four arrays of a data set in one .npz file, as in Keras's mnist.npz."""
 
+import os
+
 import numpy as np
 
 from ..errors import MiniVAEError
@@ -7,7 +9,7 @@ from ..errors import MiniVAEError
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read_npz(path):
+def read_npz(path: str | os.PathLike) -> tuple[np.ndarray, ...]:
     """The arrays x_train, y_train, x_test, y_test of an .npz file, in that order; nothing is unpickled.
 
     Raises MiniVAEError if the file cannot be read, is not .npz, is damaged or lacks one of the four.

@@ -257,7 +257,7 @@ def _last_line(error):
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
-def get_backend(name="auto", *, tf32=False):
+def get_backend(name: str | NumpyBackend = "auto", *, tf32: bool = False) -> NumpyBackend:
     """The backend called "numpy", "numba" or "cupy"; "auto" takes a usable GPU, else Numba, else NumPy, and says so.
 
     tf32 : let a GPU round the operands of float32 products to TF32: about 3e-4 relative error, and faster

@@ -267,15 +267,16 @@ class Program:
         kept, gone = ([i for i in range(x.ndim) if (i in value.settings) == reduced] for reduced in (False, True))
 
         def body(indices):
-            self._line(f"let total = {number(START[value.function])};")
+            total = f"t{value.number}"
+            self._line(f"let {total} = {number(START[value.function])};")
             steps = [x.strides[i] for i in kept]
 
             def fold(inner):
                 element = self._element(x, (indices, steps), (inner, [x.strides[i] for i in gone]))
-                self._line(f"total = {expression(value.function, ['total', element])};")
+                self._line(f"{total} = {expression(value.function, [total, element])};")
 
             self._loops([x.shape[i] for i in gone], fold, "j")
-            self._line(f"{self._element(out, (indices, [out.strides[i] for i in kept]))} = total;")
+            self._line(f"{self._element(out, (indices, [out.strides[i] for i in kept]))} = {total};")
 
         self._loops([x.shape[i] for i in kept], body)
 

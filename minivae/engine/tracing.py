@@ -562,7 +562,7 @@ def _rows_shape(table, index):
 
 
 @primitive(_rows_shape)
-def rows(table, index):
+def rows(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Rows of a table: y[i] = table[index[i]].
 
     table (N, ...), index (n,), integers from 0 to N - 1 -> y (n, ...)

@@ -20,7 +20,7 @@ def thresholds(rng, shape, dtype):
     return rng.random(shape, np.float32)
 
 
-def binarize(x, seed=0):
+def binarize(x: np.ndarray, seed: int = 0) -> np.ndarray:
     """One draw of every pixel as black or white: white with probability x, or x / 255 for uint8 pixels.
 
     x : a NumPy array (N, ...) of uint8 pixels, or of numbers in [0, 1]

@@ -1,5 +1,8 @@
 """Usual models in one line: `mlp` and `convnet` work out all sizes."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ..arguments import integer
@@ -13,7 +16,9 @@ from .posteriors import DiagonalGaussian, Posterior
 from .vae import VAE
 
 
-def mlp(n_in, latent=2, hidden=(256,), activation=ReLU, **options):
+def mlp(
+    n_in: int, latent: int = 2, hidden: Sequence[int] = (256,), activation: type[Layer] = ReLU, **options: Any
+) -> VAE:
     """A VAE of dense layers: n_in - hidden - latent - hidden backwards - n_in.
 
     hidden     : the widths of the encoder's hidden layers; the decoder has them in reverse order
@@ -30,7 +35,14 @@ def mlp(n_in, latent=2, hidden=(256,), activation=ReLU, **options):
     return VAE(encoder, decoder, **options | {"likelihood": likelihood, "posterior": posterior})
 
 
-def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReLU, **options):
+def convnet(
+    image_shape: Sequence[int],
+    latent: int = 2,
+    channels: Sequence[int] = (32, 64),
+    hidden: int = 128,
+    activation: type[Layer] = ReLU,
+    **options: Any,
+) -> VAE:
     """A convolutional VAE for images of any size, (height, width) or (height, width, colours).
 
     channels : of the encoder's 3 x 3 convolutions, each of which halves the image, rounding up; where just one of
@@ -54,7 +66,8 @@ def convnet(image_shape, latent=2, channels=(32, 64), hidden=128, activation=ReL
     if classes or isinstance(likelihood, PredictedVarianceGaussian):
         what = "n_classes" if classes else "a PredictedVarianceGaussian"
         raise MiniVAEError(f"convnet does not know {what}: use mlp, or put the layers together with VAE")
-    encoder, decoder = [Reshape((height, width, colours))], [Flatten()]
+    encoder: list[Layer] = [Reshape((height, width, colours))]
+    decoder: list[Layer] = [Flatten()]
     n_before, n_out = colours, likelihood.params_dim(height * width * colours) // (height * width)
     for n in channels:
         stride = 2 if height % 2 == width % 2 else 1

@@ -14,6 +14,7 @@ Source: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learn
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -119,7 +120,9 @@ class Conv2d(_Convolution):
     init        : "glorot_uniform" or "glorot_normal", for W; b starts at zero
     """
 
-    def __init__(self, n_in, n_out, kernel, stride=1, padding=0, init="glorot_uniform"):
+    def __init__(
+        self, n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int | str = 0, init: str = "glorot_uniform"
+    ) -> None:
         super().__init__(n_in, n_out, kernel, stride, padding, init)
         self.channels = self.n_in, self.n_out
 
@@ -150,7 +153,16 @@ class ConvTranspose2d(_Convolution):
     init           : "glorot_uniform" or "glorot_normal", for W; b starts at zero
     """
 
-    def __init__(self, n_in, n_out, kernel, stride=1, padding=0, output_padding=0, init="glorot_uniform"):
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        output_padding: int = 0,
+        init: str = "glorot_uniform",
+    ) -> None:
         super().__init__(n_in, n_out, kernel, stride, padding, init)
         output_padding = integer("ConvTranspose2d: output_padding", output_padding, 0)
         if output_padding >= stride or (output_padding and padding == "same"):
@@ -180,7 +192,7 @@ class ConvTranspose2d(_Convolution):
 class Reshape(Layer):
     """Rows (B, X) as (B, *shape), without a copy: Reshape((28, 28, 1)) makes images of one channel."""
 
-    def __init__(self, shape):
+    def __init__(self, shape: Sequence[int]) -> None:
         sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
         if not sizes or not all(is_integer(size) and size > 0 for size in sizes):
             raise MiniVAEError(f"Reshape: shape should be a tuple of integers of at least 1, got {shown(shape)}")

@@ -8,6 +8,7 @@ log q(z_K given x) = log q_0(z_0 given x) - the sum of all log_det.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,6 +24,7 @@ LOG_2 = math.log(2)
 class Flow(Part):
     """An invertible map of z (N, dim) that may depend on `context` numbers for each example."""
 
+    dim: int
     context = 0
 
     def _check(self, **sizes):
@@ -90,7 +92,7 @@ class Planar(Flow):
     v is u where the step is invertible; see `planar_direction`. Source: Rezende & Mohamed 2015, section 4.1.
     """
 
-    def __init__(self, dim):
+    def __init__(self, dim: int) -> None:
         self._check(dim=dim)
         self.dim = int(dim)
 
@@ -191,7 +193,7 @@ class InverseAutoregressive(Composite, Flow):
 
     GATE_BIAS = 2.0  # at first a step changes little: sigmoid(2) = 0.88
 
-    def __init__(self, dim, hidden, context=0, reverse=False, masks="full"):
+    def __init__(self, dim: int, hidden: int, context: int = 0, reverse: bool = False, masks: str = "full") -> None:
         self._check(dim=dim, hidden=hidden, context=context)
         self.dim, self.hidden, self.context = int(dim), int(hidden), int(context)
         self.reverse = flag("InverseAutoregressive: reverse", reverse)
@@ -268,7 +270,7 @@ class FlowPosterior(Composite, Posterior):
     Source: Rezende & Mohamed 2015, equation 13.
     """
 
-    def __init__(self, flows, base=None):
+    def __init__(self, flows: Sequence[Flow], base: Posterior | None = None) -> None:
         self.flows = list(flows) if isinstance(flows, (list, tuple)) else []
         if not self.flows or not all(isinstance(flow, Flow) for flow in self.flows):
             raise MiniVAEError(f"FlowPosterior: flows should be a list of flows such as Planar(2), got {shown(flows)}")

@@ -27,7 +27,7 @@ class Labels:
             raise MiniVAEError(f"VAE: n_classes should be None or an integer of at least 2, got {shown(n_classes)}")
         self.n_classes = 0 if n_classes is None else int(n_classes)
 
-    def check(self, y, rows):
+    def check(self, y, rows) -> np.ndarray | None:
         """y as integers (rows,), or None without classes; one number stands for as many rows.
 
         Raises MiniVAEError for what is no label.

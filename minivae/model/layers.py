@@ -13,6 +13,7 @@ The classes say what the parameters are called and check shapes:
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Layer(Part):
     also `shapes` and `initial`, and where rows change their shape `output_shape`.
     """
 
-    input_shape = None  # the shape of one input row where the layer fixes it, such as (784,)
+    input_shape: tuple[int, ...] | None = None  # the shape of one input row where the layer fixes it, such as (784,)
 
     def output_shape(self, input_shape):
         """The shape of one output row for input rows of this shape; raises MiniVAEError where they don't fit."""
@@ -122,7 +123,7 @@ class Dense(Layer):
     init : "glorot_uniform", "glorot_normal" or "he_normal", for W; b starts at zero.
     """
 
-    def __init__(self, n_in, n_out, init="glorot_uniform"):
+    def __init__(self, n_in: int, n_out: int, init: str = "glorot_uniform") -> None:
         kind = type(self).__name__
         self.n_in, self.n_out = integer(f"{kind}: n_in", n_in), integer(f"{kind}: n_out", n_out)
         self.init = one_of(f"{kind}: init", init, INITIALISERS)
@@ -192,7 +193,7 @@ class Sequential(Composite, Layer):
     the one behind it as its dy.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[Layer]) -> None:
         if isinstance(layers, Layer):  # one by itself
             layers = layers.layers if type(layers) is Sequential else [layers]
         try:

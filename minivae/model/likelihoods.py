@@ -173,7 +173,7 @@ class Gaussian(Likelihood):
                 pixel for std = 1, as tutorials with a squared error do; the result is then no log-likelihood
     """
 
-    def __init__(self, std=1.0, constants=True):
+    def __init__(self, std: float = 1.0, constants: bool = True) -> None:
         if not 0 < number(std) < math.inf:
             raise MiniVAEError(f"Gaussian: std must be positive, got {shown(std)}")
         self.std, self.constants = float(std), flag("Gaussian: constants", constants)
@@ -196,7 +196,7 @@ class LearnedVariance(Likelihood):
     variance goes to 0: the standard deviation is held above `min_std`. Outside, log_var has no gradient.
     """
 
-    def __init__(self, min_std=1e-3):
+    def __init__(self, min_std: float = 1e-3) -> None:
         if not 0 < number(min_std) < math.inf:
             raise MiniVAEError(f"{type(self).__name__}: min_std must be positive, got {shown(min_std)}")
         self.min_std = float(min_std)
@@ -227,7 +227,7 @@ class SharedVarianceGaussian(LearnedVariance):
     Source: Rybkin, Daniilidis & Levine 2021.
     """
 
-    def __init__(self, std=1.0, min_std=1e-3):
+    def __init__(self, std: float = 1.0, min_std: float = 1e-3) -> None:
         super().__init__(min_std)
         if not 0 < number(std) < math.inf:
             raise MiniVAEError(f"SharedVarianceGaussian: std must be positive, got {shown(std)}")
@@ -291,7 +291,7 @@ class Categorical(Likelihood):
 
     from_logits = True
 
-    def __init__(self, levels=256):
+    def __init__(self, levels: int = 256) -> None:
         self.levels = integer("Categorical: levels", levels, 2)
 
     def constant_arrays(self):

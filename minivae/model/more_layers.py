@@ -88,7 +88,7 @@ def dropout(x, u, rate):
 class LeakyReLU(Activation):
     """max(x, slope x); see `leaky_relu`."""
 
-    def __init__(self, slope=0.01):
+    def __init__(self, slope: float = 0.01) -> None:
         if not 0 <= number(slope) < 1:
             raise MiniVAEError(f"LeakyReLU: slope should be at least 0 and below 1, got {shown(slope)}")
         self.slope = float(slope)
@@ -100,7 +100,7 @@ class LeakyReLU(Activation):
 class ELU(Activation):
     """x, or alpha (exp(x) - 1) below 0; see `elu`."""
 
-    def __init__(self, alpha=1.0):
+    def __init__(self, alpha: float = 1.0) -> None:
         if not 0 < number(alpha) < math.inf:
             raise MiniVAEError(f"ELU: alpha should be a positive number, got {shown(alpha)}")
         self.alpha = float(alpha)
@@ -127,7 +127,7 @@ class LayerNorm(Layer):
     Parameters gain (n,), which starts at 1, and bias (n,), at 0.
     """
 
-    def __init__(self, n, eps=1e-5):
+    def __init__(self, n: int, eps: float = 1e-5) -> None:
         self.n = integer("LayerNorm: n", n)
         if not 0 < number(eps) < math.inf:
             raise MiniVAEError(f"LayerNorm: eps should be a positive number, got {shown(eps)}")
@@ -159,7 +159,7 @@ class LayerNorm(Layer):
 class Dropout(Layer):
     """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`."""
 
-    def __init__(self, rate=0.5):
+    def __init__(self, rate: float = 0.5) -> None:
         if not 0 <= number(rate) < 1:
             raise MiniVAEError(f"Dropout: rate should be at least 0 and below 1, got {shown(rate)}")
         self.rate = float(rate)

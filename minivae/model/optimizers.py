@@ -19,7 +19,7 @@ from .parameters import Settings
 class Optimizer(Settings):
     """What all share: the learning rate. One of your own needs `update`, and `fresh_state` where it keeps arrays."""
 
-    def __init__(self, lr):
+    def __init__(self, lr: float) -> None:
         self.lr = self._positive("lr", lr)
 
     def _positive(self, name, value, below=math.inf):
@@ -42,7 +42,7 @@ class SGD(Optimizer):
     velocity = momentum velocity + g,   p -= lr velocity
     """
 
-    def __init__(self, lr=1e-2, momentum=0.0):
+    def __init__(self, lr: float = 1e-2, momentum: float = 0.0) -> None:
         super().__init__(lr)
         if not 0 <= number(momentum) < 1:
             raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {shown(momentum)}")
@@ -71,7 +71,7 @@ class RMSprop(Optimizer):
     Source: Tieleman & Hinton 2012, lecture 6e.
     """
 
-    def __init__(self, lr=1e-3, rho=0.9, eps=1e-7):
+    def __init__(self, lr: float = 1e-3, rho: float = 0.9, eps: float = 1e-7) -> None:
         super().__init__(lr)
         self.rho, self.eps = self._positive("rho", rho, below=1), self._positive("eps", eps)
 
@@ -97,7 +97,7 @@ class Adam(Optimizer):
     Source: Kingma & Ba 2015, algorithm 1.
     """
 
-    def __init__(self, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+    def __init__(self, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
         super().__init__(lr)
         self.beta1 = self._positive("beta1", beta1, below=1)
         self.beta2 = self._positive("beta2", beta2, below=1)
@@ -136,7 +136,7 @@ def clip_by_norm(g, limit):
 class ClipNorm(Optimizer):
     """Another optimizer, which sees the gradients clipped to a norm of at most `limit`; see `clip_by_norm`."""
 
-    def __init__(self, optimizer, limit=1.0):
+    def __init__(self, optimizer: Optimizer, limit: float = 1.0) -> None:
         if not isinstance(optimizer, Optimizer):
             raise MiniVAEError(f"ClipNorm: optimizer should be one such as Adam(1e-3), got {named(optimizer)}")
         self.optimizer, self.limit = optimizer, self._positive("limit", limit)

@@ -23,8 +23,8 @@ class Prior(Part):
     training.
     """
 
-    dim = None
-    n_inputs = None
+    dim: int | None = None
+    n_inputs: int | None = None
     components = 1
 
     def _check_counts(self, **counts):
@@ -45,7 +45,7 @@ class Prior(Part):
 class StandardNormal(Prior):
     """p(z) = N(0, I), the only prior against which a KL is known in closed form; see `standard_normal_log_prob`."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int) -> None:
         self._check_counts(dim=dim)
         self.dim = int(dim)
 

@@ -1,7 +1,9 @@
 """The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
 
 import math
+import os
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,17 +11,19 @@ import numpy as np
 from ..arguments import array, integer, number
 from ..arguments import seed as check_seed
 from ..engine import get_backend
+from ..engine.backend import NumpyBackend
 from ..errors import MiniVAEError, named, shown
-from ..parallel import ALONE, check_ranks
+from ..parallel import ALONE, Ranks, check_ranks
 from ..progress import progress_bar
 from ..randomness import CALL_NOISE, EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from . import checks
 from .bounds import ELBO, Bound
 from .labels import Labels, append_labels
-from .layers import Sequential
+from .layers import Layer, Sequential
 from .likelihoods import Bernoulli, Likelihood
 from .parameters import allocate, joined, within
 from .posteriors import DiagonalGaussian, Posterior
+from .priors import Prior
 
 # Decoder rows at a time outside training, and values of a layer: enough for speed, few enough for memory.
 INFERENCE_ROWS, INFERENCE_VALUES = 1000, 1 << 23
@@ -50,11 +54,11 @@ class Losses:
     kl: float
 
     @property
-    def negative_elbo(self):
+    def negative_elbo(self) -> float:
         """reconstruction + kl: -ELBO, whatever beta is."""
         return self.reconstruction + self.kl
 
-    def as_columns(self, prefix):
+    def as_columns(self, prefix: str) -> dict[str, float]:
         """A dict with the keys prefix_loss, prefix_reconstruction, prefix_kl."""
         return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
 
@@ -102,20 +106,20 @@ class VAE:
 
     def __init__(
         self,
-        encoder,
-        decoder,
-        likelihood=None,
-        beta=1.0,
-        posterior=None,
-        bound=None,
-        kl=None,
-        free_bits=0.0,
-        backend="numpy",
-        dtype="float32",
-        seed=0,
-        n_classes=None,
-        prior=None,
-    ):
+        encoder: Sequence[Layer],
+        decoder: Sequence[Layer],
+        likelihood: Likelihood | None = None,
+        beta: float = 1.0,
+        posterior: Posterior | None = None,
+        bound: Bound | None = None,
+        kl: str | None = None,
+        free_bits: float = 0.0,
+        backend: str | NumpyBackend = "numpy",
+        dtype: str = "float32",
+        seed: int = 0,
+        n_classes: int | None = None,
+        prior: Prior | None = None,
+    ) -> None:
         self.backend, self.dtype = get_backend(backend), checks.check_dtype(dtype)
         self.seed = check_seed("VAE: seed", seed)
         self.n_classes, self.labels = n_classes, Labels(n_classes)
@@ -369,7 +373,9 @@ class VAE:
     # ------------------------------------------------------------------------------------- what users call
 
     @unwarned
-    def loss_and_gradients(self, x, eps=None, y=None):
+    def loss_and_gradients(
+        self, x: np.ndarray, eps: np.ndarray | None = None, y: np.ndarray | int | None = None
+    ) -> Losses:
         """The losses of one batch; fills `gradients` with those of `.loss`.
 
         x : (B, X);  eps : noise (L, B, D) or (B, D); None draws one sample from the model's own generator
@@ -386,7 +392,15 @@ class VAE:
         finite("the gradient", self.backend.to_host(np.sum(gradients * 0)))
         return Losses(*losses.tolist())
 
-    def evaluate(self, x, samples=1, seed=0, batch_size=None, y=None, parallel=None):
+    def evaluate(
+        self,
+        x: np.ndarray,
+        samples: int = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
+        y: np.ndarray | int | None = None,
+        parallel: Ranks | None = None,
+    ) -> Losses:
         """The losses on x (N, X) with `samples` draws of z for each example, without gradients.
 
         parallel : ranks to share the examples with, see `minivae.parallel.mpi`; all of them must call it
@@ -395,10 +409,18 @@ class VAE:
         Returns Losses, nats per example averaged over N.
         """
         scores = self.score(x, samples, seed, batch_size, y, parallel)
-        return Losses(*(float(terms.mean()) for terms in (scores.loss, scores.reconstruction, scores.kl)))
+        return Losses(*(float(np.mean(terms)) for terms in (scores.loss, scores.reconstruction, scores.kl)))
 
     @unwarned
-    def score(self, x, samples=1, seed=0, batch_size=None, y=None, parallel=None):
+    def score(
+        self,
+        x: np.ndarray,
+        samples: int = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
+        y: np.ndarray | int | None = None,
+        parallel: Ranks | None = None,
+    ) -> Losses:
         """The losses that `evaluate` averages, of each example: Losses of arrays (N,), nats.
 
         As anomaly scores, high for what the model finds strange: `negative_elbo`, and `reconstruction` with some
@@ -419,7 +441,7 @@ class VAE:
         return Losses(*finite("the loss", scores))
 
     @unwarned
-    def encode(self, x, y=None):
+    def encode(self, x: np.ndarray, y: np.ndarray | int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """mu and log_var of q(z given x), each (N, D)."""
         x, mus, log_vars = self.check_input(x), [], []
         for batch, labels in self._batches(x, y, self.inference_rows):
@@ -429,7 +451,7 @@ class VAE:
         return finite("mu", np.concatenate(mus)), finite("log_var", np.concatenate(log_vars))
 
     @unwarned
-    def decode(self, z, y=None):
+    def decode(self, z: np.ndarray, y: np.ndarray | int | None = None) -> np.ndarray:
         """The mean of p(x given z), (N, X), for z (N, D)."""
         z = self._check_z(z)
         means, y = [], self.labels.check(y, len(z))
@@ -442,7 +464,9 @@ class VAE:
         return finite("the mean of p(x given z)", np.concatenate(means))
 
     @unwarned
-    def reconstruct(self, x, eps=None, y=None):
+    def reconstruct(
+        self, x: np.ndarray, eps: np.ndarray | None = None, y: np.ndarray | int | None = None
+    ) -> np.ndarray:
         """The mean of p(x given z) at z = the posterior mean, (N, X).
 
         eps : noise (L, N, D) or (N, D); the mean is then taken at these draws of z from q(z given x): (L, N, X)
@@ -461,7 +485,7 @@ class VAE:
         y = None if y is None else np.broadcast_to(y, eps.shape[:2]).reshape(-1)
         return self.decode(z.reshape(-1, self.latent_dim), y).reshape(*eps.shape[:2], -1)
 
-    def sample(self, n, seed=None, y=None):
+    def sample(self, n: int, seed: int | None = None, y: np.ndarray | int | None = None) -> np.ndarray:
         """The means of p(x given z), (n, X), at n draws of z from the prior.
 
         seed : the same gives the same draws; None draws anew at each call, from a stream that the model's seed starts
@@ -471,7 +495,7 @@ class VAE:
         return self.decode(self.draw_prior(n, rng), y)
 
     @unwarned
-    def log_prior(self, z):
+    def log_prior(self, z: np.ndarray) -> np.ndarray:
         """log p(z) of z (N, D), a NumPy array (N,), nats."""
         log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(self._check_z(z), self.dtype))
         return finite("log p(z)", np.array(self.backend.to_host(log_pz)))
@@ -482,7 +506,15 @@ class VAE:
         return finite("z", self.prior.sample(on_host, n, rng))
 
     @unwarned
-    def log_likelihood(self, x, samples=5000, seed=0, y=None, progress=None, parallel=None):
+    def log_likelihood(
+        self,
+        x: np.ndarray,
+        samples: int = 5000,
+        seed: int = 0,
+        y: np.ndarray | int | None = None,
+        progress: bool | None = None,
+        parallel: Ranks | None = None,
+    ) -> float:
         """An importance-sampling estimate of log p(x), averaged over examples; nats per example.
 
             log p(x) ~ log(1/L sum_l p(x given z_l) p(z_l) / q(z_l given x)),   z_l ~ q
@@ -516,7 +548,7 @@ class VAE:
             log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=0))
         return log_sum - math.log(samples)
 
-    def active_units(self, x, threshold=0.01, y=None):
+    def active_units(self, x: np.ndarray, threshold: float = 0.01, y: np.ndarray | int | None = None) -> np.ndarray:
         """Which of the D latent units depend on x, a NumPy array (D,) of bool.
 
             active_d = Var_x(E_q[z_d given x]) > threshold
@@ -529,7 +561,7 @@ class VAE:
             raise MiniVAEError(f"active_units: threshold should be a number, got {shown(threshold)}")
         return self.encode(x, y)[0].var(axis=0) > least
 
-    def summary(self):
+    def summary(self) -> None:
         """Print a table of the layers with the shapes of their outputs and their numbers of parameters."""
         print(repr(self))
 
@@ -543,7 +575,7 @@ class VAE:
 
         return html_summary(self)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write weights and architecture to one safetensors file; `minivae.load(path)` reads it back."""
         from ..storage import save
 

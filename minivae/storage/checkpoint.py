@@ -18,12 +18,14 @@ import inspect
 import json
 import os
 import zlib
+from typing import Any
 
 import numpy as np
 
 from ..arguments import integer
 from ..arguments import path as check_path
 from ..engine import get_backend
+from ..engine.backend import NumpyBackend
 from ..errors import MiniVAEError
 from ..files import atomic_write
 from ..model.flows import InverseAutoregressive
@@ -38,7 +40,7 @@ RECORD = "minivae"
 EXTRA = "extra."
 
 
-def save(vae, path, arrays=None, **records):
+def save(vae: VAE, path: str | os.PathLike, arrays: dict[str, np.ndarray] | None = None, **records: Any) -> None:
     """Write a model to `path`; raises MiniVAEError, and leaves what was there, where that cannot be done.
 
     arrays  : more NumPy arrays to keep, by name
@@ -50,7 +52,7 @@ def save(vae, path, arrays=None, **records):
     write(path, arrays, {"model": describe_model(vae), "epochs": vae.epochs} | records)
 
 
-def load(path, backend="numpy"):
+def load(path: str | os.PathLike, backend: str | NumpyBackend = "numpy") -> VAE:
     """The model that `vae.save(path)` wrote, on any backend; it need not be the one it was trained on.
 
     Raises MiniVAEError where the file is missing, damaged, no checkpoint, or of a newer minivae.

@@ -13,12 +13,13 @@ channels last here and first there, so a Dense beside Flatten or Reshape fits on
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ..arguments import array
 from ..errors import MiniVAEError, shown
-from ..model.vae import check_vae
+from ..model.vae import VAE, check_vae
 
 NAMES = {"W": "weight", "b": "bias", "gain": "weight"}
 
@@ -34,7 +35,7 @@ def _transposed(array, kernel_axes):
     return np.ascontiguousarray(array.transpose(axes)) if axes else array
 
 
-def to_torch_state_dict(vae):
+def to_torch_state_dict(vae: VAE) -> dict[str, np.ndarray]:
     """A dict of PyTorch's names and NumPy arrays in PyTorch's layout.
 
     module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch_state_dict(vae).items()})
@@ -43,7 +44,7 @@ def to_torch_state_dict(vae):
     return {_torch_name(name): _transposed(array, (3, 2, 0, 1)) for name, array in arrays.items()}
 
 
-def from_torch_state_dict(vae, state):
+def from_torch_state_dict(vae: VAE, state: Mapping[str, Any]) -> None:
     """Take the weights of a `state_dict()` whose names and shapes are those of `to_torch_state_dict(vae)`.
 
     state : dict of name -> tensor on the CPU, or NumPy array

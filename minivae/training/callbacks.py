@@ -5,6 +5,7 @@ and `end(run)`, called after the last epoch, though not after an error or Ctrl-C
 """
 
 import math
+import os
 
 from ..arguments import integer, text
 from ..arguments import path as check_path
@@ -30,10 +31,10 @@ class Run:
         self._training = training
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         return len(self.history)
 
-    def stop(self):
+    def stop(self) -> None:
         """End the training after this epoch; it stays ended where it is resumed."""
         self._training.stopped = True
 
@@ -50,7 +51,7 @@ class EarlyStopping:
     under another beta cannot be compared with those before, so a change of beta starts the count anew.
     """
 
-    def __init__(self, patience):
+    def __init__(self, patience: int) -> None:
         self.patience = integer("EarlyStopping: patience", patience)
 
     def begin(self, run):
@@ -58,7 +59,7 @@ class EarlyStopping:
             self._keep(run, math.inf)
         self._stop_if_over(run)
 
-    def __call__(self, run):
+    def __call__(self, run: Run) -> None:
         _, loss, beta = run.kept["best"]
         if run.history[-1]["val_loss"] < loss or run.vae.beta != beta:
             self._keep(run, run.history[-1]["val_loss"])
@@ -83,10 +84,10 @@ class CSVWriter:
     path, validation : see `History.save_csv`
     """
 
-    def __init__(self, path, validation="val"):
+    def __init__(self, path: str | os.PathLike, validation: str = "val") -> None:
         self.path, self.validation = check_path("CSVWriter: path", path), text("CSVWriter: validation", validation)
 
-    def __call__(self, run):
+    def __call__(self, run: Run) -> None:
         run.history.save_csv(self.path, self.validation)
 
     def begin(self, run):
@@ -101,13 +102,13 @@ class EpochPrinter:
     validation : what to call the validation data, for example "test"
     """
 
-    def __init__(self, validation="val"):
+    def __init__(self, validation: str = "val") -> None:
         self.validation = text("EpochPrinter: validation", validation)
 
     def begin(self, run):
         self._head = None
 
-    def __call__(self, run):
+    def __call__(self, run: Run) -> None:
         row = run.history[-1]
         digits = len(str(run.epochs))
         table = [("epoch", 2 * digits + 1, f"{run.epoch}/{run.epochs}"), ("seconds", 8, f"{row['seconds']:.2f}")]

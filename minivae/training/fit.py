@@ -5,8 +5,10 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +20,14 @@ from ..locks import locked
 from ..model.binarization import binarize as draw_pixels
 from ..model.binarization import check_grey
 from ..model.optimizers import ClipNorm, Optimizer, RMSprop
-from ..model.vae import check_vae
-from ..parallel import check_ranks
+from ..model.vae import VAE, check_vae
+from ..parallel import Ranks, check_ranks
 from ..progress import progress_bar
 from ..randomness import SPLIT, generator
 from ..storage import checkpoint as storage
 from . import nonfinite
 from .callbacks import EarlyStopping, EpochPrinter, Run
+from .history import History
 from .state import Training, fingerprint
 
 # What arguments of version 0.1 are called now.
@@ -63,26 +66,26 @@ class Checkpoint:
 
 
 def fit(
-    vae,
-    x_train,
-    validation=None,
+    vae: VAE,
+    x_train: np.ndarray | tuple[np.ndarray, np.ndarray],
+    validation: np.ndarray | tuple[np.ndarray, np.ndarray] | float | None = None,
     *,
-    epochs=10,
-    batch_size=100,
-    optimizer=None,
-    samples=1,
-    val_samples=None,
-    binarize="grey",
-    seed=None,
-    patience=None,
-    schedules=None,
-    checkpoint=None,
-    callbacks=(),
-    verbose=False,
-    progress=None,
-    parallel=None,
-    **others,
-):
+    epochs: int = 10,
+    batch_size: int = 100,
+    optimizer: Optimizer | None = None,
+    samples: int = 1,
+    val_samples: int | None = None,
+    binarize: str | bool = "grey",
+    seed: int | None = None,
+    patience: int | None = None,
+    schedules: Mapping[str, Callable[[int], float]] | None = None,
+    checkpoint: str | os.PathLike | Checkpoint | None = None,
+    callbacks: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
+    verbose: bool = False,
+    progress: bool | None = None,
+    parallel: Ranks | None = None,
+    **others: Any,
+) -> History:
     """Train a VAE by stochastic gradient descent on its loss, and return the History.
 
     x_train    : (N, X) or (N, ...), uint8 pixels or numbers; it may be a memory map, and is not copied on processors.
@@ -282,6 +285,8 @@ def _call(callbacks, method, run):
         if hasattr(callback, method):
             try:
                 getattr(callback, method)(run)
+            except BrokenPipeError:  # the reader of what it prints has gone, which is no fault
+                raise
             except OSError as error:  # whose text names the path
                 raise MiniVAEError(f"fit: the callback {_name(callback)} failed: {error}") from error
 
@@ -301,7 +306,7 @@ def _interrupted(training, checkpoint):
 # ------------------------------------------------------------------------------------------------- arguments
 
 
-def _callbacks(callbacks, patience, verbose):
+def _callbacks(callbacks, patience, verbose) -> list:
     """The callbacks as a list, with those that `patience` and `verbose` stand for."""
     callbacks = () if callbacks is None else [callbacks] if callable(callbacks) else callbacks
     if not isinstance(callbacks, (list, tuple)):
@@ -316,7 +321,7 @@ def _callbacks(callbacks, patience, verbose):
     return [*stopping, *callbacks, *[EpochPrinter()] * verbose]
 
 
-def _checked_pair(vae, data, ranks):
+def _checked_pair(vae, data, ranks) -> tuple[np.ndarray, np.ndarray | None]:
     """x and its labels, or None, from x or a pair (x, y)."""
     x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     x = vae.check_input(x, ranks)

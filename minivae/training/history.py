@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 
 from ..arguments import path as check_path
 from ..arguments import text
@@ -50,7 +51,7 @@ class History(list):
         draws = f"z is drawn {self.samples} times for each example in training, {self.val_samples} in validation"
         return "; ".join(filter(None, [kept, draws if self.samples != self.val_samples else ""]))
 
-    def save_csv(self, path, validation="val"):
+    def save_csv(self, path: str | os.PathLike, validation: str = "val") -> None:
         """Write the table as CSV; `validation` names the validation columns, for example "test"."""
         check_path("History.save_csv: path", path)
         validation = text("History.save_csv: validation", validation)

@@ -1,12 +1,13 @@
 """Schedules: functions of the epoch for beta and the learning rate."""
 
 import math
+from collections.abc import Callable
 
 from ..arguments import number
 from ..errors import MiniVAEError, shown
 
 
-def linear_warmup(epochs, end=1.0, start=0.0):
+def linear_warmup(epochs: float, end: float = 1.0, start: float = 0.0) -> Callable[[int], float]:
     """A schedule for beta or the learning rate: from `start`, linearly, to `end` at epoch `epochs` and from then on.
 
         value(epoch) = start + (end - start) min(1, epoch / epochs)

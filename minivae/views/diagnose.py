@@ -20,7 +20,7 @@ from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
-from ..model.vae import check_vae, to_unit, unwarned
+from ..model.vae import VAE, check_vae, to_unit, unwarned
 from ..randomness import DIAGNOSIS, generator
 from .probe import Probe
 from .references import WITHOUT_Z, ladder
@@ -89,7 +89,9 @@ def _wrapped(text, start, indent):
 
 
 @unwarned
-def diagnose(vae, x, *, train=None, history=None, seed=0):
+def diagnose(
+    vae: VAE, x: np.ndarray, *, train: np.ndarray | None = None, history: list | None = None, seed: int = 0
+) -> Diagnosis:
     """What ails a trained VAE, judged on data x; returns a Diagnosis, whose `str` is a report to print.
 
     x       : data that the model was not trained on, in the form in which `fit` takes them: (N, X) or (N, ...), or for

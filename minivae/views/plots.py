@@ -7,10 +7,12 @@ pixels or numbers. `image_shape` is (height, width) or (height, width, 3); witho
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure as PlainFigure
 from matplotlib.patches import Circle, FancyBboxPatch
@@ -20,7 +22,9 @@ from scipy.special import ndtri
 from ..errors import MiniVAEError
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
+from ..model.vae import VAE
 from ..randomness import generator
+from ..training.history import History
 from .summary import Row, rows, shape_text
 
 GAP = 2  # white pixels between images
@@ -42,7 +46,7 @@ class Figure(PlainFigure):
         return content.getvalue()
 
 
-def loss_curves(history, validation="validation"):
+def loss_curves(history: History, validation: str = "validation") -> Figure:
     """The loss and its parts by epoch, in training and, where it was measured, in validation.
 
     history    : what `fit` returned
@@ -102,7 +106,15 @@ def _zoom(ax, curves):
 # -------------------------------------------------------------------------------------------------- images
 
 
-def reconstructions(vae, x, n=10, columns=10, names=None, image_shape=None, ax=None):
+def reconstructions(
+    vae: VAE,
+    x: np.ndarray,
+    n: int = 10,
+    columns: int = 10,
+    names: Sequence[str] | None = None,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """The first n examples, each above its reconstruction from the posterior mean, `columns` in a row.
 
     names : a word or letter for each example, written on it
@@ -123,7 +135,14 @@ def reconstructions(vae, x, n=10, columns=10, names=None, image_shape=None, ax=N
     return ax.figure
 
 
-def draws(vae, x, n=10, seed=0, image_shape=None, ax=None):
+def draws(
+    vae: VAE,
+    x: np.ndarray,
+    n: int = 10,
+    seed: int = 0,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """Each example of x (a few) beside the decoder's mean at n draws of z from its posterior."""
     shape = image_shape_of(vae, image_shape)
     originals = _as_numbers(vae, x)
@@ -135,7 +154,9 @@ def draws(vae, x, n=10, seed=0, image_shape=None, ax=None):
     return ax.figure
 
 
-def samples(vae, n=100, seed=None, image_shape=None, ax=None):
+def samples(
+    vae: VAE, n: int = 100, seed: int | None = None, image_shape: Sequence[int] | None = None, ax: Axes | None = None
+) -> Figure:
     """What the model invents: the mean of p(x given z) at n draws of z from the prior."""
     shape = image_shape_of(vae, image_shape)
     images = vae.sample(n, seed)
@@ -145,7 +166,14 @@ def samples(vae, n=100, seed=None, image_shape=None, ax=None):
     return ax.figure
 
 
-def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
+def styles(
+    vae: VAE,
+    x: np.ndarray,
+    y: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """Each example of x (a few), with its label in y, beside its posterior mean decoded as every class.
 
     For a conditional model, whose z need not say which class it is: a row keeps its style, a column its class.
@@ -164,7 +192,14 @@ def styles(vae, x, y, class_names=None, image_shape=None, ax=None):
     return ax.figure
 
 
-def interpolation(vae, x_from, x_to, n=10, image_shape=None, ax=None):
+def interpolation(
+    vae: VAE,
+    x_from: np.ndarray,
+    x_to: np.ndarray,
+    n: int = 10,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
     shape = image_shape_of(vae, image_shape)
     ends = np.stack([x_from, x_to])
@@ -177,7 +212,14 @@ def interpolation(vae, x_from, x_to, n=10, image_shape=None, ax=None):
     return ax.figure
 
 
-def manifold(vae, n=20, limits=None, grid="linear", image_shape=None, ax=None):
+def manifold(
+    vae: VAE,
+    n: int = 20,
+    limits: Sequence[float] | None = None,
+    grid: str = "linear",
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """What the decoder makes of an n x n grid of z: z1 grows to the right and z2 upwards, as in `latent_space`.
 
     grid   : "linear", in equal steps as the axes of `latent_space`, or "quantile", where each cell is equally likely
@@ -283,7 +325,14 @@ def _axes(ax, width, height):
 # -------------------------------------------------------------------------------------------- latent space
 
 
-def latent_plane(vae, x, y=None, class_names=None, n=20, image_shape=None):
+def latent_plane(
+    vae: VAE,
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    n: int = 20,
+    image_shape: Sequence[int] | None = None,
+) -> Figure:
     """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there."""
     figure = Figure(figsize=(13, 6.7), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -293,7 +342,13 @@ def latent_plane(vae, x, y=None, class_names=None, n=20, image_shape=None):
     return figure
 
 
-def latent_space(vae, x, y=None, class_names=None, ax=None):
+def latent_space(
+    vae: VAE,
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """Where examples lie in the latent space: their posterior means as points, coloured by class.
 
     y           : (N,) integers, the classes
@@ -413,7 +468,7 @@ def _class_colours(n):
     return COLOURS[:n] if n <= len(COLOURS) else list(colormaps["turbo"](np.linspace(0.03, 0.97, n)))
 
 
-def kl_per_dimension(vae, x, ax=None):
+def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None) -> Figure:
     """The mean KL of each latent dimension, largest first; one whose mean does not vary has collapsed onto the prior.
 
         kl_d = mean over x of  1/2 (mu_d^2 + exp(log_var_d) - log_var_d - 1)
@@ -446,7 +501,7 @@ def kl_per_dimension(vae, x, ax=None):
 # -------------------------------------------------------------------------------------------- architecture
 
 
-def architecture(vae, ax=None):
+def architecture(vae: VAE, ax: Axes | None = None) -> Figure:
     """The model as a drawing: down the encoder on the left, z at the bottom, up the decoder on the right.
 
     Each box is a layer with the shape of its output and its number of parameters; B stands for the batch. A box

@@ -13,7 +13,7 @@ class Row:
     part: str
     name: str
     layer: str
-    output: tuple  # the shape of one row
+    output: tuple | None  # the shape of one row
     parameters: int
 
 

@@ -1,10 +1,19 @@
 """Networks that fork: layers side by side, and layers whose input is handed on beside what they make of it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..errors import MiniVAEError
 from ..model.layers import Layer, Sequential
 from ..model.parameters import Composite, joined, within
+
+
+def known_width(name, network: Layer) -> int:
+    """How many columns a network takes; raises MiniVAEError where its first layer does not fix that."""
+    if network.input_shape is None or len(network.input_shape) != 1:
+        raise MiniVAEError(f"{name} should begin with a layer of known width, such as Dense")
+    return network.input_shape[0]
 
 
 class SideBySide(Composite, Layer):
@@ -15,15 +24,13 @@ class SideBySide(Composite, Layer):
     dx = [dx_0, dx_1, ...], each network's own. The parameters of layer j of network i are called "i.j.W".
     """
 
-    def __init__(self, networks):
+    def __init__(self, networks: Sequence[Sequence[Layer]]) -> None:
         stacks = [Sequential(layers) for layers in networks]
-        for i, stack in enumerate(stacks):
-            if stack.input_shape is None or len(stack.input_shape) != 1:
-                raise MiniVAEError(f"SideBySide: network {i} should begin with a layer of known width, such as Dense")
+        widths = [known_width(f"SideBySide: network {i}", stack) for i, stack in enumerate(stacks)]
         if not stacks:
             raise MiniVAEError("SideBySide: expected at least one network, got an empty list")
         self.networks, self.stacks = [stack.layers for stack in stacks], stacks
-        self.input_shape = (sum(stack.input_shape[0] for stack in stacks),)
+        self.input_shape = (sum(widths),)
 
     def parts(self):
         return {str(i): stack for i, stack in enumerate(self.stacks)}
@@ -64,11 +71,9 @@ class WithInput(Composite, Layer):
     dx = f's own + the part of dy that belongs to x. The parameters of layer i are called "i.W".
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.f = Sequential(layers)
-        self.layers, self.input_shape = self.f.layers, self.f.input_shape
-        if self.input_shape is None or len(self.input_shape) != 1:
-            raise MiniVAEError("WithInput: expected rows of known width: begin with a layer such as Dense")
+        self.layers, self.input_shape = self.f.layers, (known_width("WithInput: layers", self.f),)
 
     def parts(self):
         return self.f.parts()

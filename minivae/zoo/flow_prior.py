@@ -7,10 +7,12 @@ gone through backwards. Source: Chen et al. 2017, "Variational lossy autoencoder
 Murray 2017 for autoregressive maps in this direction.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..errors import MiniVAEError, named
-from ..model.flows import InverseAutoregressive
+from ..model.flows import Flow, InverseAutoregressive
 from ..model.gaussian import standard_normal_log_prob
 from ..model.parameters import Composite, joined, within
 from ..model.priors import Prior
@@ -23,7 +25,7 @@ class FlowPrior(Composite, Prior):
             inverse and no context
     """
 
-    def __init__(self, flows):
+    def __init__(self, flows: Sequence[Flow]) -> None:
         self.flows = list(flows)
         if not self.flows or not all(isinstance(flow, InverseAutoregressive) for flow in self.flows):
             bad = next((flow for flow in self.flows if not isinstance(flow, InverseAutoregressive)), flows)

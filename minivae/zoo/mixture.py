@@ -71,7 +71,7 @@ class MixturePrior(Prior):
     log_var and logits at 0. log_var is held within [-80, 80].
     """
 
-    def __init__(self, dim, components=10):
+    def __init__(self, dim: int, components: int = 10) -> None:
         self._check_counts(dim=dim, components=components)
         self.dim, self.components = int(dim), int(components)
 

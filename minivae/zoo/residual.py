@@ -3,6 +3,8 @@
 Source: He, Zhang, Ren & Sun 2016, "Deep residual learning for image recognition", equation 1.
 """
 
+from collections.abc import Sequence
+
 from ..errors import MiniVAEError
 from ..model.layers import Layer, Sequential
 from ..model.parameters import Composite
@@ -15,7 +17,7 @@ class Residual(Composite, Layer):
     "i.W", "i.b".
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.f = Sequential(layers)
         self.layers, self.input_shape = self.f.layers, self.f.input_shape
 

@@ -19,17 +19,20 @@ Source: Tomczak & Welling 2018, "VAE with a VampPrior", section 4, equations 12 
 Rezende, Mohamed & Wierstra 2014; Burda, Grosse & Salakhutdinov 2016.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from ..errors import MiniVAEError
 from ..model.gaussian import LOG_2PI
-from ..model.layers import Dense, Sequential
+from ..model.layers import Dense, Layer, Sequential
 from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.priors import Prior, StandardNormal
 from ..model.vae import VAE
-from .branches import SideBySide, WithInput
+from .branches import SideBySide, WithInput, known_width
 from .gated import GatedDense
 
 
@@ -66,15 +69,14 @@ class TwoLayerPosterior(Composite, Posterior):
 
     begins_with_gaussian = True
 
-    def __init__(self, of_x, of_z2, joint):
+    def __init__(self, of_x: Sequence[Layer], of_z2: Sequence[Layer], joint: Sequence[Layer]) -> None:
         self.stacks = {
             name: Sequential(layers) for name, layers in (("of_x", of_x), ("of_z2", of_z2), ("joint", joint))
         }
+        widths = {name: known_width(f"TwoLayerPosterior: {name}", stack) for name, stack in self.stacks.items()}
         for name, stack in self.stacks.items():
-            if stack.input_shape is None or len(stack.input_shape) != 1:
-                raise MiniVAEError(f"TwoLayerPosterior: {name} should begin with a layer of known width, such as Dense")
             setattr(self, name, stack.layers)
-        (self.n_inputs,), (self.dim2,) = self.stacks["of_x"].input_shape, self.stacks["of_z2"].input_shape
+        self.n_inputs, self.dim2 = widths["of_x"], widths["of_z2"]
         both = sum(self.stacks[name].output_shape(self.stacks[name].input_shape)[0] for name in ("of_x", "of_z2"))
         (stats1,) = self.stacks["joint"].output_shape((both,))
         self.dim1 = DiagonalGaussian().latent_dim(stats1)
@@ -143,7 +145,7 @@ class TwoLayerPrior(Composite, Prior):
     log p(z) = log p(z2) + log N(z1; mu1(z2), exp(log_var1(z2))); so z2 gets a gradient from either.
     """
 
-    def __init__(self, top, below):
+    def __init__(self, top: Prior, below: Sequence[Layer]) -> None:
         if not isinstance(top, Prior):
             raise MiniVAEError(f"TwoLayerPrior: top should be a prior such as StandardNormal(40), got {top!r}")
         self.top, self.stack = top, Sequential(below)
@@ -193,7 +195,14 @@ class TwoLayerPrior(Composite, Prior):
         return np.concatenate([z1, z2], axis=1)
 
 
-def two_layers(n_in, latent=(40, 40), hidden=300, top=None, init="he_normal", **options):
+def two_layers(
+    n_in: int,
+    latent: Sequence[int] = (40, 40),
+    hidden: int = 300,
+    top: Prior | None = None,
+    init: str = "he_normal",
+    **options: Any,
+) -> VAE:
     """A VAE of two stochastic layers with gated networks, as in the VampPrior's paper.
 
     n_in    : how many values an example has

@@ -34,7 +34,7 @@ class VampPrior(Prior):
     posterior whose statistics begin with a diagonal Gaussian's, and no classes.
     """
 
-    def __init__(self, dim, n_inputs, components=500):
+    def __init__(self, dim: int, n_inputs: int, components: int = 500) -> None:
         self._check_counts(dim=dim, n_inputs=n_inputs, components=components)
         self.dim, self.n_inputs, self.components = int(dim), int(n_inputs), int(components)
 

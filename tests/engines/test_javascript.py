@@ -77,8 +77,8 @@ def test_recipes(name, dtype, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_small_models(name, tmp_path):
     make, parts, options = MODELS[name]
-    encoder, decoder = make()
-    vae = mv.VAE(encoder, decoder, **parts, dtype="float64", seed=1)
+    settings = parts | {"dtype": "float64", "seed": 1}
+    vae = make(**settings) if options.get("whole") else mv.VAE(*make(), **settings)
     x = np.random.default_rng(0).random((40, vae.input_dim)).round()
     y = np.arange(40) % vae.n_classes if vae.n_classes else None
     known = ("samples", "binarize", "batch_size")

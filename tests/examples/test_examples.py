@@ -152,7 +152,7 @@ def test_bad_arguments_leave_nothing_behind(arguments, message, tmp_path):
 def test_results_of_an_earlier_run_are_neither_replaced_nor_mixed_with(finished):
     before = {path.name: path.read_bytes() for path in finished[0].iterdir()}
     process = train(finished[0], "--epochs", 1, "--hidden", 16, status=2)
-    assert process.stderr.startswith(f"error: --out {finished[0]} has results already (checkpoint.safetensors, config")
+    assert process.stderr.startswith(f"error: --out {finished[0]} has results already (architecture.png, check")
     assert "add --resume to go on with that run, give another folder" in process.stderr
     assert {path.name: path.read_bytes() for path in finished[0].iterdir()} == before
 
@@ -164,9 +164,11 @@ def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
         while not run.stdout.readline().startswith("  1/3 "):
             assert run.poll() is None
+        run.send_signal(signal.SIGSTOP)  # or it might come to its end meanwhile
         second = train(tmp_path, "--epochs", 3, "--hidden", 64, "--resume", status=2)
         assert f"error: --out {tmp_path} is in use by process {run.pid}, which began" in second.stderr
         run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGCONT)
         _, message = run.communicate(timeout=100)
     assert run.returncode == 130
     assert re.search(r"stopped (in|after) epoch .* kept in .*checkpoint.safetensors.*add --resume", message)

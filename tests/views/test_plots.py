@@ -118,13 +118,13 @@ def test_latent_space_draws_another_priors_density(x):
     vae = mv.VAE([mv.Dense(16, 4)], [mv.Dense(2, 16)], prior=mv.MixturePrior(2, 1), dtype="float64")
     vae.parameters["prior.mu"][...] = [2, -1]
     vae.parameters["prior.log_var"][...] = np.log(0.25)
-    vae.parameters["encoder.0.W"][...] *= 4
-    vae.parameters["encoder.0.b"][:2] = [2, -1]
+    vae.parameters["encoder.0.W"][...] = np.eye(16, 4) * 6  # a plane some six units wide, around the prior
+    vae.parameters["encoder.0.b"][:2] = [-1, -4]
     ax = plots.latent_space(vae, x).axes[0]
     assert not ax.patches and ax.get_legend().get_texts()[0].get_text() == "the prior: 10, 50, 90, 99% of it"
     (contours,) = (each for each in ax.collections if hasattr(each, "levels"))
-    radii = [np.linalg.norm(path.vertices - [2, -1], axis=1).mean() for path in contours.get_paths()]
-    np.testing.assert_allclose(radii[-3:], 0.5 * np.sqrt(-2 * np.log([0.1, 0.5, 0.9])), rtol=0.06)
+    radii = [np.linalg.norm(path.vertices - [2, -1], axis=1).mean() for path in contours.get_paths()[-3:]]
+    np.testing.assert_allclose(radii, 0.5 * np.sqrt(-2 * np.log([0.1, 0.5, 0.9])), rtol=0.06)
     mu = vae.encode(x)[0]
     for d, (low, high) in enumerate((ax.get_xlim(), ax.get_ylim())):
         assert low < mu[:, d].min() and mu[:, d].max() < high

@@ -112,7 +112,7 @@ def test_a_residual_block_broadcasts_nothing():
         (lambda: mv.SideBySide([[mv.Tanh()]]), "SideBySide: network 0 should begin with a layer of known width"),
         (lambda: mv.SideBySide([]), "at least one network"),
         (lambda: mv.SideBySide([[mv.Dense(2, 3)]]).output_shape((3,)), r"SideBySide expects \(B, 2\), got \(B, 3\)"),
-        (lambda: mv.WithInput([mv.ReLU()]), "WithInput: expected rows of known width"),
+        (lambda: mv.WithInput([mv.ReLU()]), "WithInput: layers should begin with a layer of known width"),
     ],
 )
 def test_bad_arguments(make, message):
