@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import integer
+from ..arguments import integer, integers
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
 from ..model.bounds import ImportanceWeighted
-from ..model.builders import _activation, _dense, _widths
+from ..model.builders import _activation, _dense
 from ..model.layers import Layer, Tanh
 from ..model.likelihoods import Likelihood
 from ..model.parameters import within
@@ -51,7 +51,7 @@ def miwae(
     """
     likelihood, fill = Observed(columns), ZeroFilled(columns)
     (n_seen,) = fill.output_shape(fill.input_shape)
-    latent, hidden = integer("miwae: latent", latent), _widths("miwae", "hidden", hidden)
+    latent, hidden = integer("miwae: latent", latent), integers("miwae: hidden", hidden)
     _activation("miwae", activation)
     encoder = [fill, *_dense(n_seen, *hidden, 2 * latent, activation=activation)]
     n_out = likelihood.params_dim(likelihood.n_columns)
