@@ -30,6 +30,7 @@ import gzip
 import io
 import math
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 from common import at_least_1, command, data_name, data_parser, save_results, start, write_json
@@ -126,7 +127,11 @@ def others(x, shape):
 def model(arguments, backend, dataset):
     """The VAE that was asked for, or a new one that is trained."""
     if arguments.model:
-        return mv.load(arguments.model, backend)
+        vae = mv.load(arguments.model, backend)
+        parts = type(vae.likelihood), type(vae.posterior), type(vae.prior), vae.n_classes
+        if parts != (mv.Bernoulli, mv.DiagonalGaussian, mv.StandardNormal, None):
+            raise mv.MiniVAEError("--model should be a VAE of Bernoulli pixels, with Gaussian q and prior N(0, I)")
+        return vae
     n_in = int(np.prod(dataset.x_train.shape[1:]))
     where = {"backend": backend, "dtype": arguments.dtype, "seed": arguments.seed}
     vae, epochs = mv.mlp(n_in, arguments.latent_dim, hidden=(300, 300), **where), arguments.epochs
@@ -153,6 +158,8 @@ def main():
     parser.add_argument("--batch-size", type=at_least_1, default=100, help="images that are compressed together")
     parser.set_defaults(no_plots=True)
     arguments = parser.parse_args()
+    if find_spec("constriction") is None:
+        raise mv.MiniVAEError('this example needs the entropy coder constriction: pip install ".[examples]"')
     backend, dataset = start(arguments)
     vae = model(arguments, backend, dataset)
     x = mv.binarize(dataset.x_test).reshape(len(dataset.x_test), -1) // 255

@@ -136,12 +136,15 @@ def test_avb_on_digits(tmp_path):
 
 def test_compress(tmp_path):
     pytest.importorskip("constriction")
-    brief = ["--dataset", "sample", "--backend", "numpy", "--epochs", 1, "--out", tmp_path]
-    process = run("compress.py", *brief)
+    brief = ["compress.py", "--dataset", "sample", "--backend", "numpy", "--epochs", 1, "--out", tmp_path]
+    process = run(*brief)
     result = json.loads((tmp_path / "result.json").read_text())
     assert "1000 binarized test images of the bundled sample restored exactly" in process.stdout
     assert result["bits back"] == pytest.approx(result["-ELBO"], rel=0.01)
     assert result["gzip"] < result["as they are"] == 784
+    mv.mlp(784, likelihood=mv.Gaussian()).save(tmp_path / "other.safetensors")
+    refused = run(*brief[:-1], tmp_path / "again", "--model", tmp_path / "other.safetensors", status=2)
+    assert "should be a VAE of Bernoulli pixels" in refused.stderr
 
 
 def test_compressed_images_come_back_with_the_words_before_them(monkeypatch):
