@@ -103,7 +103,7 @@ def repeats(name):
 
 
 def parts_of_one(name, backend, size):
-    """Print the processor's seconds for the noise, the rows and the update of one of `size` ranks, with nobody to wait for."""
+    """Print what one of `size` ranks spends on the noise, its rows and the update, with nobody to wait for."""
     from minivae.parallel import Ranks
 
     class OneOfMany(Ranks):
