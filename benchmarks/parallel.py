@@ -11,7 +11,8 @@ gradients, and updates all parameters. The parts of one rank are measured in one
 rows out; the sum as mpiexec's processes find it here, and for networks by what the best algorithms need: each rank
 sends and gets 2 (N - 1) / N of the gradients in 2 log2(N) messages.
 
-The rounds go through all numbers of ranks in turn. It needs two idle cores: a rank that waits keeps its core busy.
+The parts are seconds of the processor, the sum and the whole step are seconds by the clock, and the fastest tenth of
+each counts. A rank that waits keeps its core busy, so that more ranks than idle cores tell nothing.
 """
 
 import argparse
@@ -55,21 +56,21 @@ def a_step(name, backend, ranks):
     return training.parts[0][0]
 
 
-def seconds(step, repeats):
+def seconds(step, repeats, clock):
     """The seconds of each call of a step, and of the noise for one."""
     times, noise, rng = [[] for _ in step.calls], [], np.random.default_rng(0)
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = clock()
         n = step.refill(repeats, rng)
-        noise.append((time.perf_counter() - begin) / n)
+        noise.append((clock() - begin) / n)
     for repeat in range(repeats + 2):
         step.arrays["cursor"].fill(0)
         step.arrays["noise_row"].fill(0)
         for call, spent in zip(step.calls, times, strict=True):
-            begin = time.perf_counter()
+            begin = clock()
             call()
             if repeat >= 2:
-                spent.append(time.perf_counter() - begin)
+                spent.append(clock() - begin)
     return [*map(fast, times), fast(noise)]
 
 
@@ -92,7 +93,7 @@ def as_rank(name, backend):
 
         ranks.allreduce = timed
         step = a_step(name, backend, ranks)
-        *parts, noise = seconds(step, repeats(name))
+        *parts, noise = seconds(step, repeats(name), time.perf_counter)
         add = fast(added[2:]) if added else 0.0
         print(json.dumps({"step": sum(parts) + noise, "add": add}))
 
@@ -102,7 +103,7 @@ def repeats(name):
 
 
 def parts_of_one(name, backend, size):
-    """Print the seconds for the noise, the rows and the update of one of `size` ranks, with nobody to wait for."""
+    """Print what one of `size` ranks spends on the noise, its rows and the update, with nobody to wait for."""
     from minivae.parallel import Ranks
 
     class OneOfMany(Ranks):
@@ -111,10 +112,10 @@ def parts_of_one(name, backend, size):
     ranks = OneOfMany()
     ranks.size = size
     if size == 1:
-        rows, noise = seconds(a_step(name, backend, ranks), repeats(name))
+        rows, noise = seconds(a_step(name, backend, ranks), repeats(name), time.thread_time)
         update = 0.0  # which is in the same list
     else:
-        rows, update, noise = seconds(a_step(name, backend, ranks), repeats(name))
+        rows, update, noise = seconds(a_step(name, backend, ranks), repeats(name), time.thread_time)
     print(json.dumps({"noise": noise, "rows": rows, "update": update}))
 
 
