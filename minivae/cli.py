@@ -14,7 +14,7 @@ from .errors import Interrupted, MiniVAEError
 
 ENGINES = "numpy", "numba", "cupy"
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
-CHECKPOINT = "checkpoint.safetensors"  # in --out
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in --out
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 
 
@@ -83,7 +83,7 @@ def parser():
     add_backend(each)
 
     def add_model(each):
-        each.add_argument("model", type=Path, help="a model's file, such as runs/model/model.safetensors")
+        each.add_argument("model", type=Path, help="a model's file, or the folder of its training, such as runs/model")
 
     each = command(evaluate, "tell a model's losses on test data")
     add_model(each)
@@ -196,7 +196,7 @@ def train(arguments):
             checkpoint=Checkpoint(arguments.out / CHECKPOINT, resume=arguments.resume),
             callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True,
         )  # fmt: skip
-        vae.save(arguments.out / "model.safetensors")
+        vae.save(arguments.out / MODEL)
         config = {key: str(value) for key, value in vars(arguments).items() if key != "run"} | {"data": dataset.source}
         with atomic_write(arguments.out / "config.json") as file:
             file.write(json.dumps(config, indent=2).encode() + b"\n")
@@ -281,8 +281,9 @@ def explore(arguments):
     arguments.backend = "numpy"
     vae, dataset = _model(arguments), _data(arguments)
     shape = dataset.shape if len(dataset.shape) > 1 else None
-    name = arguments.model.parent.name if arguments.model.name == "model.safetensors" else arguments.model.name
-    title = f"The latent space of {name or 'a model'} on {dataset.name}"
+    file = _file(arguments.model).absolute()
+    name = file.parent.name if file.name == MODEL else file.name
+    title = f"The latent space of {name} on {dataset.name}"
     page = explore(vae, dataset.x_test, dataset.y_test, dataset.class_names or None, shape, title)
     _write(arguments.out, page)
 
@@ -306,13 +307,17 @@ def info(arguments):
         except MiniVAEError as error:
             print(f"backend {name}: {error}")
     if arguments.model:
-        load(arguments.model).summary()
+        load(_file(arguments.model)).summary()
 
 
 def _model(arguments):
     from . import load
 
-    return load(arguments.model, arguments.backend)
+    return load(_file(arguments.model), arguments.backend)
+
+
+def _file(path):
+    return path / MODEL if path.is_dir() else path
 
 
 def _data(arguments):

@@ -5,7 +5,9 @@ tanh; 1 for each element that is summed; 2 m n k for a matrix product; 2 for eac
 convolution, those with the zeros around an image included; none for copies, casts and integers.
 """
 
+import shutil
 import statistics
+import textwrap
 import time
 from functools import partial
 
@@ -15,7 +17,7 @@ from ..engine.calls import Calls
 from ..engine.tracing import CAST, COPY
 from ..errors import MiniVAEError
 
-WIDTH = 120
+WIDEST, COLUMNS = 120, 54  # of a line; and what the columns behind an operation take of it
 SECONDS, MOST_RUNS = 3.0, 50  # for the measurements: runs of the step until the one or the other is reached
 REDUCTIONS = {np.add: "sum", np.maximum: "max", np.minimum: "min"}
 
@@ -31,9 +33,10 @@ def explain(vae, step, begin):
     plan, backend = step.plan, vae.backend
     (times,) = _times([step], begin, backend)
     groups = [statistics.median(each) for each in _times(_runs_of_groups(step), begin, backend)]
-    lines, names = _introduction(vae), _parameter_names(vae, plan)
+    width = max(COLUMNS + 26, min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns))
+    lines, names = _introduction(vae, width), _parameter_names(vae, plan)
     for i, group in enumerate(plan.groups):
-        lines += ["", _heading(i, len(group), groups), *_operations(plan, group, names)]
+        lines += ["", _heading(i, len(group), groups, width), *_operations(plan, group, names, width)]
     return "\n".join([*lines, "", *_totals(plan, times, groups)])
 
 
@@ -58,37 +61,40 @@ def flops(value):
 # ------------------------------------------------------------------------------------------------- the text
 
 
-def _introduction(vae):
+def _introduction(vae, width):
+    said = (
+        "A group of operations runs as one; each operation stands below its line of the source. %7 is the value of "
+        "operation 7, other names are arrays of the step and tensors among its parameters. Bytes are those written to "
+        "memory: none where only the operation's own group reads the value. Flops are 1 for each element added or "
+        "multiplied, but also for an exp or a tanh of it, and 2 m n k for a matrix product."
+    )
     return [
         f"One step of training on {vae.backend.name}, {vae.backend.device}: {vae.parameters.flat.size:,} parameters",
         "",
-        "A group of operations runs as one; each operation stands below its line of the source. %7 is the value of",
-        "operation 7, other names are arrays of the step and tensors among its parameters. Bytes are those written to",
-        "memory: none where only the operation's own group reads the value. Flops are 1 for each element added or",
-        "multiplied, but also for an exp or a tanh of it, and 2 m n k for a matrix product.",
+        *textwrap.wrap(said, width),
         "",
-        f"{'    operation':<66}{'shape':<19}{'dtype':<9}{'bytes':>12}{'flops':>14}",
+        f"{'    operation'.ljust(width - COLUMNS)}{'shape':<19}{'dtype':<9}{'bytes':>12}{'flops':>14}",
     ]
 
 
-def _heading(i, n, groups):
+def _heading(i, n, groups, width):
     title = f"group {i + 1}, {n} operation{'s' * (n > 1)} "
     if not groups:
-        return title.ljust(WIDTH, "-")
+        return title.ljust(width, "-")
     share = groups[i] / sum(groups)
-    return title.ljust(WIDTH - 22, "-") + f" {groups[i] * 1e3:9.3f} ms {share:7.1%}"
+    return title.ljust(width - 22, "-") + f" {groups[i] * 1e3:9.3f} ms {share:7.1%}"
 
 
-def _operations(plan, group, names):
+def _operations(plan, group, names, width):
     line = None
     for value in group:
         if str(value.line) != line:
             line = str(value.line)
-            yield _cut(f"  {line}  {value.line.text}", WIDTH)
+            yield _cut(f"  {line}  {value.line.text}", width)
         operands = ", ".join(_operand(source, names) for source in value.inputs)
-        call = _cut(f"    %{value.number} = {_name(value)}({operands})", 65)
+        call = _cut(f"    %{value.number} = {_name(value)}({operands})", width - COLUMNS - 1)
         written = _bytes_written(plan, value)
-        yield f"{call:<66}{_shape(value):<19}{value.dtype!s:<9}{written:>12,}{flops(value):>14,}"
+        yield f"{call.ljust(width - COLUMNS)}{_shape(value):<19}{value.dtype!s:<9}{written:>12,}{flops(value):>14,}"
 
 
 def _totals(plan, times, groups):

@@ -43,7 +43,7 @@ def test_train_leaves_all_that_one_needs(trained):
 
 def test_evaluate(trained, capsys):
     words = "--data", "sample", "--limit", 200, "--backend", "numpy", "--log-likelihood", 20
-    out = succeed(capsys, "evaluate", trained / "model.safetensors", *words)
+    out = succeed(capsys, "evaluate", trained, *words)
     vae = mv.load(trained / "model.safetensors")
     x = data.load("sample", limit=200).x_test
     losses = vae.evaluate(x)
@@ -65,8 +65,8 @@ def test_sample_reconstruct_explore_info(trained, tmp_path, capsys):
     with np.load(tmp_path / "r.npz") as arrays:
         assert arrays["x"].shape == (4, 28, 28) and arrays["reconstruction"].shape == (4, 784)
     succeed(capsys, "explore", model, "--data", "sample", "--limit", 50, "--out", tmp_path / "e.html")
-    assert f"{model.parent.name} on sample" in (tmp_path / "e.html").read_text()
-    out = succeed(capsys, "info", model)
+    assert f"{trained.name} on sample" in (tmp_path / "e.html").read_text()
+    out = succeed(capsys, "info", trained)
     assert mv.__version__ in out and "encoder.0   Dense" in out and "backend numpy: CPU" in out
 
 

@@ -129,9 +129,14 @@ def test_the_command():
 
 def test_every_engine_can_be_explained(backend, monkeypatch):
     monkeypatch.setattr("minivae.views.explain.SECONDS", 0.1)
+    monkeypatch.delenv("COLUMNS", raising=False)
     text = explain(backend, "mnist")
     assert text.startswith(f"One step of training on {backend.name}, ")
     assert max(map(len, text.splitlines())) <= 120
     assert sum(row[1] == "matmul" for row in operations(text)) == 11
     assert ("not timed one by one" in text) == (backend.name != "numpy")
     assert float(re.search(r"([\d.]+) ms a step", text)[1]) > 0
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = explain(backend, "mnist")
+    lines = [line for line in narrow.splitlines() if re.match("    %| *operation|group", line)]
+    assert max(map(len, lines)) == 80 and "%12 = add(offsets,... (100,)" in narrow
