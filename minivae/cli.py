@@ -307,9 +307,9 @@ def explore(arguments):
     arguments.backend = "numpy"
     vae, dataset = _model(arguments), _data(arguments)
     shape = dataset.shape if len(dataset.shape) > 1 else None
-    path = _file(arguments.model)
-    name = path.parent.name if path.name == MODEL else path.name
-    title = f"The latent space of {name or 'a model'} on {dataset.name}"
+    file = _file(arguments.model).absolute()
+    name = file.parent.name if file.name == MODEL else file.name
+    title = f"The latent space of {name} on {dataset.name}"
     page = explore(vae, dataset.x_test, dataset.y_test, dataset.class_names or None, shape, title)
     _write(arguments.out, page)
 

@@ -65,7 +65,7 @@ def test_sample_reconstruct_explore_info(trained, tmp_path, capsys):
     with np.load(tmp_path / "r.npz") as arrays:
         assert arrays["x"].shape == (4, 28, 28) and arrays["reconstruction"].shape == (4, 784)
     succeed(capsys, "explore", model, "--data", "sample", "--limit", 50, "--out", tmp_path / "e.html")
-    assert f"{model.parent.name} on sample" in (tmp_path / "e.html").read_text()
+    assert f"{trained.name} on sample" in (tmp_path / "e.html").read_text()
     out = succeed(capsys, "info", trained)
     assert mv.__version__ in out and "encoder.0   Dense" in out and "backend numpy: CPU" in out
 
