@@ -42,7 +42,7 @@ class AggregateSampler:
                 "AggregateSampler: the codes of a model with n_classes depend on labels: draw with sample"
             )
         rng, z = generator(check_seed("AggregateSampler: seed", seed), AGGREGATE), []
-        for batch, _ in vae._batches(x, None, vae.inference_rows):
+        for batch, _ in vae._batches(vae.check_input(x), None, vae.inference_rows):
             eps = vae._draw(rng, 1, len(batch))
             (drawn, _), _ = vae.posterior.with_log_q(within(vae._params, "posterior"), vae._encode(batch, None), eps)
             z.append(vae.backend.to_host(drawn)[0])

@@ -178,7 +178,7 @@ def codebook_use(vae: VAE, x: np.ndarray, y: np.ndarray | None = None) -> Codebo
     if not isinstance(posterior, VectorQuantized):
         raise MiniVAEError(f"codebook_use needs a VectorQuantized posterior, this model has {posterior!r}")
     params, counts = within(vae._params, "posterior"), 0
-    for batch, labels in vae._batches(x, y, vae.inference_rows):
+    for batch, labels in vae._batches(vae.check_input(x), y, vae.inference_rows):
         s = vae._encode(batch, labels).reshape(-1, posterior.width)
         (_, chosen), _ = quantize(s, params["codebook"], params["positions"])
         counts = counts + vae.backend.to_host(np.sum(chosen, axis=0)).astype(np.float64)

@@ -119,7 +119,7 @@ def test_the_commands_of_the_readme_are_understood():
     assert len(of_minivae) >= 4
     for words in of_minivae:
         parser().parse_args(words)
-    commands = [command.split("&&")[-1].split() for command in commands if "python " in command]
+    commands = [command[command.index("python ") :].split() for command in commands if "python " in command]
     assert len(commands) >= 5
     for command in commands:
         if command[1] == "-m":

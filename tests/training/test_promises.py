@@ -202,7 +202,7 @@ def test_samples_are_drawn_anew_at_each_call_unless_a_seed_is_given():
     seeded = vae.sample(5, seed=3)
     np.testing.assert_array_equal(seeded, vae.sample(5, seed=3))
     assert (seeded != vae.sample(5, seed=4)).any()
-    np.testing.assert_array_equal(np.concatenate([first, second]), same.sample(10))
+    np.testing.assert_allclose(np.concatenate([first, second]), same.sample(10), rtol=1e-6)  # by other products
 
 
 def test_results_do_not_change_when_the_model_is_used_again():
