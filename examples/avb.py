@@ -18,7 +18,7 @@ Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes". Its n
 import time
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, own_folder, save_figures, start, write_json
+from common import at_least_1, command, data_name, data_parser, layers, own_folder, save_figures, start, write_json
 from scipy import special
 
 import minivae as mv
@@ -33,8 +33,9 @@ DEFAULTS = {  # of the four points, and of digits
 
 
 def build(posterior, n_in, latent, hidden, pace, **where):
-    if posterior == "gaussian":
-        return mv.mlp(n_in, latent, hidden=(hidden, hidden), **where)
+    if posterior == "gaussian":  # the networks of `mv.avb`, and its initial weights, which count in short runs
+        encoder = layers(n_in, hidden, hidden, 2 * latent, init="he_normal")
+        return mv.VAE(encoder, layers(latent, hidden, hidden, n_in, init="he_normal"), **where)
     return mv.avb(n_in, latent, hidden, adaptive=posterior == "adaptive", pace=pace, **where)
 
 
