@@ -6,7 +6,6 @@
 The four points are the toy of the paper: four pixels, of which one is white. With two latent dimensions each point
 wants a quarter of the prior for itself, which no Gaussian is the shape of. log p(x) is a sum over a grid there, at most
 -log 4 = -1.386, and the KL is looked at once more, without the discriminator: by counting draws in 30 x 30 cells.
-Published (table 1): log p(x) -1.568 for the VAE, -1.403 for AVB.
 
 Digits are drawn black or white anew in every epoch, those for testing once. log p(x) is by importance sampling, with
 draws from a Gaussian of the mean and the variance of q(z given x): it owes nothing to the discriminator. The ELBO does,
