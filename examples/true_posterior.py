@@ -288,7 +288,7 @@ def read_arguments():
     parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto", help="to train on")
     parser.set_defaults(dtype="float32")
     parser.add_argument("--epochs", type=at_least_1, nargs="+", default=[1, 5, 50], help="when to look")
-    parser.add_argument("--digits", type=at_least_1, default=50, help="how many test images to look at")
+    parser.add_argument("--digits", type=at_least_1, default=30, help="how many test images to look at")
     parser.add_argument("--reach", type=float, default=8.0, help="how far the grid goes from 0 on each axis")
     parser.add_argument("--points", type=at_least_1, default=1001, help="of the grid on each axis")
     parser.add_argument("--flow-steps", type=at_least_1, default=8, help="planar steps of the flow")
