@@ -182,8 +182,8 @@ MISTAKES = [
         "One noise for the whole batch",
         f"outside VAEs, in {thread('freyavoiceai/FreyaTTS', 4)}, where a user asks whether one draw "
         "for all is meant; in a VAE, nowhere that we have a link to",
-        "training.step:Step.step",
-        (("self.batch_size, vae.latent_dim)\n", "self.batch_size, vae.latent_dim)\n    eps = 0 * eps + eps[:, :1]\n"),),
+        "training.step:Step._losses_and_gradients",
+        (("self.vae.latent_dim)\n", "self.vae.latent_dim)\n    eps = 0 * eps + eps[:, :1]\n"),),
         "z_b = mu_b + sigma_b eps, with one eps for all b",
         "Each gradient is right on average, but its noise no longer averages out over the batch.",
         "tests/training/test_promises.py::test_no_two_steps_share_their_noise",
