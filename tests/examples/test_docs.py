@@ -122,6 +122,7 @@ def test_the_commands_of_the_readme_are_understood():
     commands = [command[command.index("python ") :].split() for command in commands if "python " in command]
     assert len(commands) >= 5
     for command in commands:
+        command = command[3:] if command[0] == "mpiexec" else command
         if command[1] == "-m":
             program = command[1:4]
             assert program[1] == "minivae"

@@ -39,7 +39,7 @@ def start(*words, size=2, **environment):
 def run(*words, **options):
     """The lines that it printed, and what it said on stderr, and its exit status."""
     process = start(*words, **options)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return out.splitlines(), err, process.returncode
 
 

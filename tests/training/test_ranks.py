@@ -125,6 +125,18 @@ def test_callbacks_run_on_rank_0_and_what_they_change_counts_on_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["0.csv"]
 
 
+def test_validation_is_shared_out(monkeypatch):
+    shared, evaluate = [], mv.VAE.evaluate
+
+    def noted(vae, *arguments, parallel, **options):
+        shared.append(parallel.size)
+        return evaluate(vae, *arguments, parallel=parallel, **options)
+
+    monkeypatch.setattr(mv.VAE, "evaluate", noted)
+    together(2, lambda ranks: mv.fit(small(), data(), data(5), epochs=1, parallel=ranks, progress=False))
+    assert shared == [2, 2]
+
+
 def test_all_ranks_start_from_the_weights_of_rank_0():
     def program(ranks):
         vae = small()
