@@ -17,7 +17,7 @@ Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes". Its n
 import time
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, layers, own_folder, save_figures, start, write_json
+from common import at_least_1, command, data_name, layers, model_parser, own_folder, save_figures, start, write_json
 from scipy import special
 
 import minivae as mv
@@ -167,9 +167,7 @@ def digits(arguments):
 
 
 def main():
-    parser = data_parser(__doc__.splitlines()[0], "runs/avb", ("four-points", "mnist", "fashion-mnist", "sample"))
-    parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser = model_parser(__doc__.splitlines()[0], "runs/avb", ("four-points", "mnist", "fashion-mnist", "sample"))
     parser.add_argument("--posteriors", nargs="+", choices=POSTERIORS, default=POSTERIORS, help="which to train")
     parser.add_argument("--latent-dim", type=at_least_1, default=2, help="for digits")
     parser.add_argument("--epochs", type=at_least_1, help="of 25 steps for the four points")

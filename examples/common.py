@@ -40,12 +40,18 @@ def data_parser(description, out, datasets):
     return parser
 
 
-def recipe_parser(description, out, datasets):
-    """The arguments of an example whose recipe fixes the model and how it is trained."""
+def model_parser(description, out, datasets):
+    """The arguments of an example that reads data and makes models: also where these live."""
     parser = data_parser(description, out, datasets)
     backends = ("auto", "numpy", "numba", "cupy")
     parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    return parser
+
+
+def recipe_parser(description, out, datasets):
+    """The arguments of an example whose recipe fixes the model and how it is trained."""
+    parser = model_parser(description, out, datasets)
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out was stopped")
     parser.add_argument("--parallel", choices=("none", "mpi"), default="none", help="mpi: all processes of mpiexec")
     return parser

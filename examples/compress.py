@@ -33,7 +33,7 @@ import sys
 from importlib.util import find_spec
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, save_results, start, write_json
+from common import at_least_1, command, data_name, model_parser, save_results, start, write_json
 
 import minivae as mv
 
@@ -149,9 +149,7 @@ def model(arguments, backend, dataset):
 
 
 def main():
-    parser = data_parser(__doc__.splitlines()[0], "runs/compress", ("mnist", "fashion-mnist", "sample"))
-    parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser = model_parser(__doc__.splitlines()[0], "runs/compress", ("mnist", "fashion-mnist", "sample"))
     parser.add_argument("--model", help="a trained VAE to compress with, as mv.save wrote it")
     parser.add_argument("--epochs", type=at_least_1, default=20)
     parser.add_argument("--latent-dim", type=at_least_1, default=20)

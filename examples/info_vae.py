@@ -9,7 +9,7 @@ Gelly & Schoelkopf 2018, "Wasserstein auto-encoders".
 """
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, save_figures, start, write_json
+from common import at_least_1, command, data_name, model_parser, save_figures, start, write_json
 
 import minivae as mv
 from minivae.zoo.mmd import maximum_mean_discrepancy
@@ -52,9 +52,7 @@ def draw(models, x, y):
 
 
 def main():
-    parser = data_parser(__doc__.splitlines()[0], "runs/info-vae", ("mnist", "fashion-mnist", "sample"))
-    parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser = model_parser(__doc__.splitlines()[0], "runs/info-vae", ("mnist", "fashion-mnist", "sample"))
     parser.add_argument("--epochs", type=at_least_1, default=10)
     arguments = parser.parse_args()
     backend, dataset = start(arguments)

@@ -8,7 +8,7 @@ Sources: Kingma & Welling 2014; Tomczak & Welling 2018 for the mixture and the V
 """
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, save_figures, start, write_json
+from common import at_least_1, command, data_name, model_parser, save_figures, start, write_json
 
 import minivae as mv
 
@@ -50,9 +50,7 @@ def draw(models, x, y):
 
 
 def main():
-    parser = data_parser(__doc__.splitlines()[0], "runs/priors", ("mnist", "fashion-mnist", "sample"))
-    parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser = model_parser(__doc__.splitlines()[0], "runs/priors", ("mnist", "fashion-mnist", "sample"))
     parser.add_argument("--epochs", type=at_least_1, default=30)
     parser.add_argument("--nll-samples", type=at_least_1, default=500, help="draws for each test image")
     parser.add_argument("--nll-images", type=at_least_1, default=1000, help="the first test images, for log p(x)")

@@ -11,7 +11,7 @@ and recall, Ghosh et al. 2020 for the mixture.
 """
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, layers, save_figures, start, write_json
+from common import at_least_1, command, data_name, layers, model_parser, save_figures, start, write_json
 
 import minivae as mv
 from minivae.model.likelihoods import categorical_log_prob
@@ -111,9 +111,7 @@ def draw(shown, x_train):
 
 
 def main():
-    parser = data_parser(__doc__.splitlines()[0], "runs/sample-quality", ("mnist", "sample"))
-    parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser = model_parser(__doc__.splitlines()[0], "runs/sample-quality", ("mnist", "sample"))
     parser.add_argument("--epochs", type=at_least_1, default=12)
     parser.add_argument("--components", type=at_least_1, default=20, help="of all mixtures")
     parser.add_argument("--images", type=at_least_1, default=3000, help="test images, and draws, that are compared")

@@ -25,11 +25,11 @@ def mlp(
     """
     _check_sizes("mlp", n_in=n_in, latent=latent)
     hidden = integers("mlp: hidden", hidden)
-    _activation("mlp", activation)
+    check_activation("mlp", activation)
     classes = Labels(options.get("n_classes")).n_classes
     likelihood, posterior = _parts(options)
-    encoder = _dense(n_in + classes, *hidden, _n_stats(posterior, latent), activation=activation)
-    decoder = _dense(latent + classes, *reversed(hidden), likelihood.params_dim(n_in), activation=activation)
+    encoder = dense_layers(n_in + classes, *hidden, _n_stats(posterior, latent), activation=activation)
+    decoder = dense_layers(latent + classes, *reversed(hidden), likelihood.params_dim(n_in), activation=activation)
     return VAE(encoder, decoder, **options | {"likelihood": likelihood, "posterior": posterior})
 
 
@@ -58,7 +58,7 @@ def convnet(
     height, width, colours = (*image_shape, 1)[:3]
     _check_sizes("convnet", latent=latent, hidden=hidden)
     channels = integers("convnet: channels", channels)
-    _activation("convnet", activation)
+    check_activation("convnet", activation)
     likelihood, posterior = _parts(options)
     classes = Labels(options.get("n_classes")).n_classes
     if classes or isinstance(likelihood, PredictedVarianceGaussian):
@@ -77,15 +77,16 @@ def convnet(
         height, width = -(-height // stride), -(-width // stride)
         n_before = n_out = n
     n_values = height * width * n_before
-    encoder += [Flatten(), *_dense(n_values, hidden, _n_stats(posterior, latent), activation=activation)]
-    into = [*_dense(latent, hidden, n_values, activation=activation), Reshape((height, width, n_before))]
+    encoder += [Flatten(), *dense_layers(n_values, hidden, _n_stats(posterior, latent), activation=activation)]
+    into = [*dense_layers(latent, hidden, n_values, activation=activation), Reshape((height, width, n_before))]
     return VAE(encoder, [*into, *decoder], **options | {"likelihood": likelihood, "posterior": posterior})
 
 
-def _dense(*widths, activation):
+def dense_layers(*widths, activation, init="glorot_uniform"):
+    """Dense layers from each width to the next, with an activation between them."""
     layers = []
     for n_in, n_out in zip(widths, widths[1:], strict=False):
-        layers += [Dense(n_in, n_out), activation()]
+        layers += [Dense(n_in, n_out, init), activation()]
     return layers[:-1]
 
 
@@ -117,7 +118,7 @@ def _check_sizes(name, **sizes):
         integer(f"{name}: {what}", size)
 
 
-def _activation(name, activation):
+def check_activation(name, activation):
     try:
         made = activation()
     except Exception as error:  # whatever what is no class of layers raises

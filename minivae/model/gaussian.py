@@ -57,8 +57,8 @@ def gaussian_kl(mu, log_var):
 
 
 def free_bits_lack(mu, log_var, least):
-    """How much the KL of each dimension lacks of `least` nats, summed over the batch: (1, D); see `free_bits_kl`."""
-    return np.sum(least - 0.5 * (mu**2 + np.exp(log_var) - log_var - 1), axis=0, keepdims=True)
+    """How much the KL of each dimension of each example lacks of `least` nats, (B, D); see `free_bits_kl`."""
+    return least - 0.5 * (mu**2 + np.exp(log_var) - log_var - 1)
 
 
 def free_bits_kl(mu, log_var, least, whole_lack=None):
@@ -70,8 +70,8 @@ def free_bits_kl(mu, log_var, least, whole_lack=None):
     so that  mean_b (kl_b + floor_b) = sum_d max(least, mean_b kl_bd).  With least = 0 the floor is 0.
 
     mu, log_var (B, D);  least, a float -> kl, floor (B,), nats
-    whole_lack : where these rows are a part of the batch, the `free_bits_lack` of all of it, (1, D): dimensions are
-                 kept where it is negative
+    whole_lack : where these rows are a part of the batch, the `free_bits_lack` summed over all of it, (1, D):
+                 dimensions are kept where it is negative
 
     `dkl` is the gradient of kl + floor, in which the KL of a dimension counts only where it is kept.
     Source: Kingma et al. 2016, on free bits; each dimension being a group.
@@ -79,8 +79,7 @@ def free_bits_kl(mu, log_var, least, whole_lack=None):
     kl, kl_backward = gaussian_kl(mu, log_var)
     if not least:
         return (kl, np.zeros_like(kl)), kl_backward
-    var = np.exp(log_var)
-    lack = least - 0.5 * (mu**2 + var - log_var - 1)
+    lack = free_bits_lack(mu, log_var, least)
     keep = (np.sum(lack, axis=0, keepdims=True) if whole_lack is None else whole_lack) < 0
 
     def backward(dkl):

@@ -104,4 +104,4 @@ class DiagonalGaussian(Posterior):
         return (z, kl, floor), backward
 
     def lack(self, params, stats, free_bits):
-        return free_bits_lack(*self.split(stats), free_bits)
+        return np.sum(free_bits_lack(*self.split(stats), free_bits), axis=0, keepdims=True)

@@ -61,10 +61,8 @@ class Step:
         if array is not None and not self.n_rows:
             run = partial(array.fill, 0)
         else:
-            some = {
-                name: array for name, array in self.arrays.items() if array.size
-            }  # none where no row is this rank's
-            run = self.vae.backend.compile(getattr(self, stage), some, self.vae.dtype)
+            used = {name: array for name, array in self.arrays.items() if array.size}  # a rank may have no row
+            run = self.vae.backend.compile(getattr(self, stage), used, self.vae.dtype)
         if array is None:
             return run
 

@@ -126,10 +126,8 @@ def reconstructions(
     """
     shape = image_shape_of(vae, image_shape)
     x = vae.check_input(x)[: integer("reconstructions: n", n)]
-    columns, names = (
-        integer("reconstructions: columns", columns),
-        texts("reconstructions: names", () if names is None else names),
-    )
+    columns = integer("reconstructions: columns", columns)
+    names = texts("reconstructions: names", () if names is None else names)
     originals, copies = _as_numbers(vae, x), vae.reconstruct(x)
     grid, labels = [], []
     for start in range(0, len(originals), columns):

@@ -33,14 +33,16 @@ its own, so that C is diagonal, and its averages are taken over the batch; here 
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..arguments import flag, integer, number
 from ..errors import MiniVAEError, shown
+from ..model.builders import dense_layers
 from ..model.gaussian import reparameterize, standard_normal_log_prob
-from ..model.layers import Dense, Layer, ReLU, Sequential
+from ..model.layers import Layer, ReLU, Sequential
 from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
@@ -283,10 +285,7 @@ def avb(
     D, quarter = integer("avb: latent", latent), max(1, integer("avb: hidden", hidden) // 4)
     likelihood = Bernoulli() if options.get("likelihood") is None else options["likelihood"]
 
-    def stack(*widths):
-        layers = [(Dense(n, m, init), ReLU()) for n, m in zip(widths, widths[1:], strict=False)]
-        return [layer for pair in layers for layer in pair][:-1]
-
+    stack = partial(dense_layers, activation=ReLU, init=init)
     posterior = ImplicitPosterior(
         [*stack(D, quarter, quarter), ReLU()],
         [*stack(n_in, hidden, quarter), ReLU()],

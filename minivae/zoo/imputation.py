@@ -25,7 +25,7 @@ from ..arguments import integer, integers
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
 from ..model.bounds import ImportanceWeighted
-from ..model.builders import _activation, _dense
+from ..model.builders import check_activation, dense_layers
 from ..model.layers import Layer, Tanh
 from ..model.likelihoods import Likelihood
 from ..model.parameters import within
@@ -52,10 +52,10 @@ def miwae(
     likelihood, fill = Observed(columns), ZeroFilled(columns)
     (n_seen,) = fill.output_shape(fill.input_shape)
     latent, hidden = integer("miwae: latent", latent), integers("miwae: hidden", hidden)
-    _activation("miwae", activation)
-    encoder = [fill, *_dense(n_seen, *hidden, 2 * latent, activation=activation)]
+    check_activation("miwae", activation)
+    encoder = [fill, *dense_layers(n_seen, *hidden, 2 * latent, activation=activation)]
     n_out = likelihood.params_dim(likelihood.n_columns)
-    decoder = _dense(latent, *reversed(hidden), n_out, activation=activation)
+    decoder = dense_layers(latent, *reversed(hidden), n_out, activation=activation)
     return VAE(encoder, decoder, **{"bound": ImportanceWeighted()} | options | {"likelihood": likelihood})
 
 

@@ -28,14 +28,8 @@ def difference(f, at, step=1e-5):
     return (f(at + step) - f(at - step)) / (2 * step)
 
 
-def gradient(f, at, step=1e-5):
-    """The derivatives of a number by each entry of an array."""
-    result = np.empty(np.shape(at))
-    for index in np.ndindex(*result.shape):
-        moved = np.zeros(result.shape)
-        moved[index] = step
-        result[index] = (f(at + moved) - f(at - moved)) / (2 * step)
-    return result
+# The derivatives of a number by each entry of an array, as readers have it for their answers.
+gradient = run_path(str(Path(__file__).parents[2] / "docs" / "book" / "exercises.py"))["gradient"]
 
 
 def jacobian(f, at):

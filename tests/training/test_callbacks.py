@@ -201,11 +201,17 @@ def test_the_printed_parts_add_up_as_the_formula_says(capsys):
     [
         ({"bound": mv.ImportanceWeighted()}, "minus the ImportanceWeighted bound of 1 sample, .* do not add up to it"),
         ({"free_bits": 0.5}, "reconstruction . KL, .* each dimension counts as at least 0.5 nats"),
+        ({"regulariser": mv.MMD()}, "reconstruction . KL, .* in training MMD is added for the codes of each batch"),
         ({"likelihood": mv.Gaussian(constants=False)}, "reconstruction . KL, .*leaves out the Gaussian's constants"),
     ],
 )
 def test_other_losses_are_called_what_they_are(options, words):
     assert re.search(words, loss_formula(make(**options)).replace("\n", " "))
+
+
+def test_what_is_trained_otherwise_than_evaluated_is_told():
+    vae = mv.mlp(8, latent=4, posterior=mv.GumbelSoftmax(2))
+    assert loss_formula(vae).endswith("GumbelSoftmax trains otherwise than it is evaluated: see its docstring")
 
 
 def test_the_head_says_how_many_samples_a_bound_has(capsys):
