@@ -2,6 +2,7 @@
 
     python examples/mistakes/museum.py                what each amounts to
     python examples/mistakes/museum.py --measure      trains with each on the bundled digits: measured.json, figures
+    python examples/thumbnail.py docs/mistakes-samples.png docs/mistakes-samples.png --width 880        makes one small
     python examples/mistakes/museum.py --page         docs/mistakes.md, from measured.json
 
 `mistake.put_in()` changes the function for as long as the block lasts, everywhere, since its code is exchanged. Where
@@ -27,7 +28,7 @@ from minivae import data
 PAGE = Path(__file__).parents[2] / "docs" / "mistakes.md"
 MEASURED = Path(__file__).with_name("measured.json")
 CURVES, SAMPLES = PAGE.with_name("mistakes-curves.png"), PAGE.with_name("mistakes-samples.png")
-EPOCHS, SEED = 10, 0
+EPOCHS, SEED = 100, 0
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ MISTAKES = [
         (("log_px = np.sum(np.log1p(np.abs(t)) - np.maximum(logits, 0) + x * logits, axis=-1) - LOG_2 * x.shape[-1]",
           "log_px = np.sum(np.log1p(np.abs(t)) - np.maximum(logits, 0) + x * logits, axis=-1) / x.shape[-1] - LOG_2"),
          ("* (x - (0.5 + 0.5 * t))", "* (x - (0.5 + 0.5 * t)) / x.shape[-1]")),
-        "log p / X: beta = X = 784", "The KL goes to 0 and every input gives the same grey output.",
+        "log p / X: beta = X = 784", "The KL goes to 0 and every input gives the same blurred output.",
         FUNCTIONS + "test_bernoulli_log_prob_is_that_of_scipy",
     ),
     Mistake(
@@ -265,7 +266,7 @@ MISTAKES = [
         "model.likelihoods:bernoulli_log_prob",
         (("t = np.tanh(0.5 * logits)", "s, ds = sigmoid(logits)\n    logits = s\n    t = np.tanh(0.5 * logits)"),
          ("dlog_px[..., None] * (x - (0.5 + 0.5 * t))", "ds(dlog_px[..., None] * (x - (0.5 + 0.5 * t)))")),
-        "p = sigmoid(sigmoid(l)), within 0.5 and 0.73", "No pixel can be black: the loss stays high, outputs grey.",
+        "p = sigmoid(sigmoid(l)), within 0.5 and 0.73", "No pixel can be as black as the data: the loss stays high.",
         FUNCTIONS + "test_bernoulli_log_prob_is_that_of_scipy",
     ),
     Mistake(
@@ -399,7 +400,7 @@ def measure():
         found["with"][mistake.name] = seen
         pictures[mistake.name] = vae.sample(16, seed=0) if len(seen["reported"]) == EPOCHS else None
         print(f"{mistake.name}: {seen}", flush=True)
-    MEASURED.write_text(json.dumps(found, indent=1) + "\n")
+    MEASURED.write_text(json.dumps(found).replace("}, ", "},\n") + "\n")  # a line for each training
     draw_samples(pictures)
     draw_curves(found)
 
@@ -437,6 +438,7 @@ def draw_curves(found):
         panel.set_title(textwrap.fill(mistake.name, 27), fontsize=8)
         panel.set_xlim(0.5, EPOCHS + 0.5)
         panel.tick_params(labelsize=7)
+        panel.yaxis.set_major_formatter("{x:.3g}")  # no factor of its own above, where the title is
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("loss as it is reported, nats", fontsize=8)
     figure.savefig(CURVES, dpi=80)
