@@ -23,7 +23,7 @@ PUBLISHED = {
     "pytorch-example": "106.66 on MNIST at epoch 7",
     "spanish": "a loss, with beta = 0.1, that falls from 155.4 to 153.5 on MNIST",
 }
-EXPECTED_ON_SAMPLE = "165.1 to 167.0 after 50 epochs, for seeds 0 to 4"
+EXPECTED_ON_SAMPLE = "164.7 to 167.4 after 50 epochs, for seeds 0 to 4"
 
 
 def build(arguments, backend, n_pixels):
