@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,16 @@ def test_figures_of_the_results_page_are_small_and_exist():
     files = {path.name: path.stat().st_size for path in (ROOT / "examples" / "figures").iterdir()}
     assert named and named <= files.keys()
     assert max(files.values()) <= 150_000
+
+
+def test_the_one_map_of_the_convolutional_recipe_lets_white_through(example):
+    """The first kernel is what the seed drew, or its negative where that would make white pixels 0."""
+    recipe, signs = example("conv_mnist"), []
+    for seed in range(8):
+        arguments = Namespace(latent_dim=2, maps=2, beta=1.0, dtype="float32", seed=seed)
+        kernel = recipe.build(arguments, "numpy").parameters["encoder.1.W"]
+        drawn = mv.VAE(*recipe.networks(2, 2), seed=seed).parameters["encoder.1.W"]
+        assert kernel.sum() > 0
+        np.testing.assert_array_equal(kernel, drawn * np.sign(drawn.sum()))
+        signs.append(np.sign(drawn.sum()))
+    assert set(signs) == {-1, 1}
