@@ -12,6 +12,7 @@ from .model.bounds import ELBO, Bound, ImportanceWeighted
 from .model.builders import convnet, mlp
 from .model.conv import Conv2d, ConvTranspose2d, Flatten, Reshape
 from .model.flows import Flow, FlowPosterior, InverseAutoregressive, Planar
+from .model.inference import Losses
 from .model.layers import Dense, Layer, ReLU, Sequential, Sigmoid, Tanh
 from .model.likelihoods import (
     Bernoulli,
@@ -26,7 +27,7 @@ from .model.optimizers import SGD, Adam, ClipNorm, Optimizer, RMSprop
 from .model.posteriors import DiagonalGaussian, Posterior
 from .model.priors import Prior, StandardNormal
 from .model.regularisers import Regulariser
-from .model.vae import VAE, Losses
+from .model.vae import VAE
 from .storage import from_torch_state_dict, load, save, to_torch_state_dict
 from .training import Checkpoint, CSVWriter, EarlyStopping, EpochPrinter, History, Run, fit, linear_warmup
 from .views.diagnose import diagnose

@@ -26,10 +26,10 @@ except ImportError as error:
 from .arguments import integer, integers, is_integer, number, one_of
 from .errors import MiniVAEError, shown
 from .model.builders import convnet, mlp
+from .model.inference import finite, unwarned
 from .model.likelihoods import Bernoulli, SharedVarianceGaussian
 from .model.optimizers import Adam
 from .model.parameters import within
-from .model.vae import finite, unwarned
 from .randomness import LIKELIHOOD_NOISE, SAMPLING, generator
 from .training import History, fit
 

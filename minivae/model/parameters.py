@@ -132,6 +132,11 @@ def joined(of_parts):
     return {f"{name}.{key}": value for name, values in of_parts.items() for key, value in values.items()}
 
 
+def summed(grads, others):
+    """Gradients by name; that of a parameter which two of them are for, since it was used twice, is their sum."""
+    return grads | others | {name: grads[name] + others[name] for name in grads if name in others}
+
+
 def allocate(parts, backend, dtype, seed):
     """Parameters, gradients and constants of several parts, given by name, with initial values keyed by `seed`.
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..arguments import number
 from ..errors import MiniVAEError, shown
 from ..files import keep_previous, remove_leftovers
-from ..model.vae import CHECKED_ROWS, Losses
+from ..model.inference import CHECKED_ROWS, Losses
 from ..parallel import ALONE, beside
 from ..randomness import FIT_BINARIZATION, FIT_NOISE, FIT_UNIFORM, SHUFFLE, generator
 from ..storage import checkpoint

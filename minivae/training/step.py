@@ -7,8 +7,8 @@ import numpy as np
 
 from ..engine import rows
 from ..model.binarization import thresholds
+from ..model.inference import to_unit
 from ..model.parameters import within
-from ..model.vae import to_unit
 from ..parallel import ALONE
 
 NOISE_VALUES = 1 << 18  # of noise that lie on the device at a time: a GPU works while the next are drawn

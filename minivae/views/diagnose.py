@@ -16,11 +16,12 @@ from ..errors import MiniVAEError, shown
 from ..model.bounds import ELBO
 from ..model.checks import INPUTS, REACH, last_layer
 from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
+from ..model.inference import to_unit, unwarned
 from ..model.layers import Activation, sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
-from ..model.vae import VAE, check_vae, to_unit, unwarned
+from ..model.vae import VAE, check_vae
 from ..randomness import DIAGNOSIS, generator
 from .probe import Probe
 from .references import WITHOUT_Z, ladder

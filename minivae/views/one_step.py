@@ -23,10 +23,11 @@ from ..arguments import text as check_text
 from ..engine.javascript import Program
 from ..engine.tracing import Value
 from ..errors import MiniVAEError, named
+from ..model.inference import to_unit
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer, RMSprop
 from ..model.parameters import within
-from ..model.vae import check_vae, to_unit
+from ..model.vae import check_vae
 from .explain import name_of
 from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of

@@ -14,8 +14,9 @@ import numpy as np
 from ..arguments import integer
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
+from ..model.inference import finite, unwarned
 from ..model.parameters import within
-from ..model.vae import VAE, check_vae, finite, unwarned
+from ..model.vae import VAE, check_vae
 from ..randomness import AGGREGATE, SAMPLING, generator
 
 

@@ -26,10 +26,11 @@ from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
 from ..model.bounds import ImportanceWeighted
 from ..model.builders import check_activation, dense_layers
+from ..model.inference import finite, to_unit, unwarned
 from ..model.layers import Layer, Tanh
 from ..model.likelihoods import Likelihood
 from ..model.parameters import within
-from ..model.vae import VAE, check_vae, finite, to_unit, unwarned
+from ..model.vae import VAE, check_vae
 from ..randomness import IMPUTATION, generator
 from .missing import Observed, ZeroFilled
 

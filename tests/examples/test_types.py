@@ -8,6 +8,7 @@ import pytest
 import minivae as mv
 import minivae.sklearn
 from minivae import data
+from minivae.model.inference import Inference
 from minivae.views import plots
 
 # What minivae calls, of parts of one's own and of a model: arrays whose shapes the docstrings tell.
@@ -35,10 +36,16 @@ def public():
     found |= {f"minivae.data.{name}": getattr(data, name) for name in data.__all__}
     found |= {f"plots.{name}": getattr(plots, name) for name in FIGURES}
     found["VAEEstimator"] = minivae.sklearn.VAEEstimator
+    found["VAE"] = Inference  # whose methods a VAE has
     functions = {name: thing for name, thing in found.items() if inspect.isfunction(thing)}
     for name, thing in found.items():
         if inspect.isclass(thing):
-            hooks = {mv.VAE: HOOKS_OF_A_VAE, minivae.sklearn.VAEEstimator: (), mv.Run: {"__init__"}}.get(thing, HOOKS)
+            hooks = {
+                mv.VAE: HOOKS_OF_A_VAE,
+                Inference: HOOKS_OF_A_VAE,
+                minivae.sklearn.VAEEstimator: (),
+                mv.Run: {"__init__"},
+            }.get(thing, HOOKS)
             functions |= {f"{name}.{method}": function for method, function in methods(thing, hooks)}
     return [pytest.param(inspect.unwrap(function), id=name) for name, function in functions.items()]
 
