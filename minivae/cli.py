@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def main(argv=None):
     """Run a command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     arguments = parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            return arguments.run(arguments) or 0
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

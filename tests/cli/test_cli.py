@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minivae as mv
-from minivae import data
+from minivae import cli, data
 from minivae.cli import main, parser
 from minivae.locks import results_folder
 
@@ -167,6 +168,17 @@ def test_an_option_says_what_it_expects(words, what, capsys):
     with pytest.raises(SystemExit):
         main(words)
     assert what in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def info(arguments):
+        warnings.simplefilter("always")
+        warnings.warn("the sample stands in", mv.MiniVAEWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "info", info)
+    before = warnings.showwarning
+    assert main(["info"]) == 0
+    assert capsys.readouterr().err == "warning: the sample stands in\n" and warnings.showwarning is before
 
 
 def test_every_option_has_a_sentence_and_every_command_is_listed():
