@@ -84,7 +84,11 @@ def parser():
     each.add_argument("--batch-size", type=int, default=100, help="examples in a step")
     each.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="adam", help="how weights follow gradients")
     each.add_argument("--lr", type=float, default=1e-3, help="the learning rate")
-    each.add_argument("--patience", type=int, help="end when the test loss has not fallen for so many epochs")
+    each.add_argument(
+        "--patience",
+        type=int,
+        help="hold a tenth of the training examples back; end when their loss has not fallen for so many epochs",
+    )
     each.add_argument("--conditional", action="store_true", help="give the classes of the data to the model")
     each.add_argument("--seed", type=int, default=0, help="an integer that keys all random numbers")
     each.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="the numbers' precision")
@@ -178,7 +182,7 @@ def train(arguments):
 
 
 def _train(arguments, ranks):
-    from . import Checkpoint, CSVWriter, convnet, fit, mlp, model
+    from . import Checkpoint, CSVWriter, EpochPrinter, convnet, fit, mlp, model
     from .files import atomic_write
     from .locks import results_folder
 
@@ -215,14 +219,18 @@ def _train(arguments, ranks):
             return (x, y) if arguments.conditional else x
 
         optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
+        name, validation = "test", pair(dataset.x_test, dataset.y_test)
+        if arguments.patience:  # to choose an epoch by the test examples would flatter the result on them
+            name, validation = "val", 0.1
         history = fit(
             vae,
             pair(dataset.x_train, dataset.y_train),
-            pair(dataset.x_test, dataset.y_test),
+            validation,
             epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
             checkpoint=Checkpoint(arguments.out / CHECKPOINT, arguments.resume, arguments.max_bytes),
-            callbacks=[CSVWriter(arguments.out / "metrics.csv", "test")], verbose=True, parallel=ranks,
+            callbacks=[EpochPrinter(name), CSVWriter(arguments.out / "metrics.csv", name)], parallel=ranks,
         )  # fmt: skip
+        losses = vae.evaluate(dataset.x_test, y=_labels(vae, dataset), parallel=ranks)
         if ranks.rank:
             return
         vae.save(arguments.out / MODEL)
@@ -230,17 +238,16 @@ def _train(arguments, ranks):
         with atomic_write(arguments.out / "config.json") as file:
             file.write(json.dumps(config, indent=2).encode() + b"\n")
         if not arguments.no_plots:
-            _draw(arguments.out, vae, history, dataset)
-        row = history[-1]
-        parts = f"reconstruction {row['val_reconstruction']:.2f}, KL {row['val_kl']:.2f}"
-        print(f"test loss {row['val_loss']:.2f} nats ({parts}) on {dataset.name}; results in {arguments.out}")
+            _draw(arguments.out, vae, history, name, dataset)
+        parts = f"reconstruction {losses.reconstruction:.2f}, KL {losses.kl:.2f}"
+        print(f"test loss {losses.loss:.2f} nats ({parts}) on {dataset.name}; results in {arguments.out}")
 
 
-def _draw(out, vae, history, dataset):
+def _draw(out, vae, history, validation, dataset):
     """The figures that suit the data."""
     from .views import plots
 
-    _save(out / "loss_curves.png", plots.loss_curves(history, validation="test"))
+    _save(out / "loss_curves.png", plots.loss_curves(history, validation=validation))
     if len(dataset.shape) > 1 and not vae.n_classes:
         shape = {"image_shape": dataset.shape}
         _save(out / "reconstructions.png", plots.reconstructions(vae, dataset.x_test, **shape))

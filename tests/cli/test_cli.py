@@ -37,9 +37,20 @@ def test_train_leaves_all_that_one_needs(trained):
     assert names >= {"model.safetensors", "checkpoint.safetensors", "metrics.csv", "config.json"}
     assert names >= {"loss_curves.png", "reconstructions.png", "samples.png", "manifold.png", "latent_space.png"}
     assert mv.load(trained / "model.safetensors").parameters["encoder.0.W"].shape == (784, 16)
-    assert len((trained / "metrics.csv").read_text().splitlines()) == 3
+    head, *rows = (trained / "metrics.csv").read_text().splitlines()
+    assert "test_loss" in head and len(rows) == 2
     config = json.loads((trained / "config.json").read_text())
     assert config["epochs"] == "2" and "bundled sample" in config["data"]
+
+
+def test_patience_chooses_by_examples_held_back_and_tells_the_loss_of_what_is_kept(tmp_path, capsys):
+    words = "--data", "sample", "--limit", 200, "--encoder", 16, "--lr", 0.3, "--epochs", 30, "--no-plots"
+    out = succeed(capsys, "train", *words, "--backend", "numpy", "--patience", 2, "--out", tmp_path)
+    table = np.genfromtxt(tmp_path / "metrics.csv", delimiter=",", names=True)
+    assert "val_loss" in table.dtype.names and len(table) < 30 and "val loss" in out and "test loss  " not in out
+    losses = mv.load(tmp_path / "model.safetensors").evaluate(data.load("sample", limit=200).x_test)
+    told = f"reconstruction {losses.reconstruction:.2f}, KL {losses.kl:.2f}"
+    assert f"\ntest loss {losses.loss:.2f} nats ({told}) on sample; " in out
 
 
 def test_evaluate(trained, capsys):
