@@ -20,7 +20,7 @@ class Captured(MiniVAE):
         """Lay the rows order (steps, B) in the GPU's memory, and noise for them."""
         step, _ = self.training.parts[0]
         self.vae.backend.upload(order.ravel(), to=step.arrays["permutation"][: order.size])
-        step.refill(len(order), generator(self.passes), None)
+        step.noise.refill(len(order), generator(self.passes), None)
 
     def repeat(self):
         """One step on the first of the prepared rows."""

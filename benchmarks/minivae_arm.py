@@ -49,7 +49,7 @@ class MiniVAE:
         self.passes += 1
         rng = generator(self.passes)
         while left:
-            ready = step.refill(left, rng, None)
+            ready = step.noise.refill(left, rng, None)
             for _ in range(ready):
                 step.run()
             left -= ready

@@ -61,7 +61,7 @@ def seconds(step, repeats, clock):
     times, noise, rng = [[] for _ in step.calls], [], np.random.default_rng(0)
     for _ in range(5):
         begin = clock()
-        n = step.refill(repeats, rng)
+        n = step.noise.refill(repeats, rng)
         noise.append((clock() - begin) / n)
     for repeat in range(repeats + 2):
         step.arrays["cursor"].fill(0)

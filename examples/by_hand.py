@@ -26,7 +26,7 @@ HIDDEN, LATENT, BATCH, EPOCHS, LR = 256, 2, 100, 30, 1e-3
 
 
 def initial(rng, n_pixels):
-    """W1, b1, W2, b2 of the encoder, W3, b3, W4, b4 of the decoder; W of the size that keeps signals at their size."""
+    """W1, b1, W2, b2 of the encoder, W3, b3, W4, b4 of the decoder; W neither blows up values nor gradients."""
     p = []
     for n_in, n_out in ((n_pixels, HIDDEN), (HIDDEN, 2 * LATENT), (LATENT, HIDDEN), (HIDDEN, n_pixels)):
         limit = np.sqrt(6 / (n_in + n_out))

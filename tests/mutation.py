@@ -43,7 +43,7 @@ MATHEMATICS = (
     *(f"model.{name}" for name in "posteriors gaussian likelihoods flows bounds conv layers optimizers".split()),
     *("model.more_layers", "model.parameters", "model.binarization", "model.labels", "model.vae"),
     *("model.inference", "engine.convolution"),
-    *(f"training.{name}" for name in "step state fit callbacks schedules nonfinite".split()),
+    *(f"training.{name}" for name in "step noise state fit callbacks schedules nonfinite".split()),
 )
 DATA = (*(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split()), "npy")
 OF_ZOO = """aggregate avb branches counts flow_prior gated gumbel imputation mig missing mixture mmd quality residual
@@ -139,7 +139,7 @@ EQUIVALENT = {
             ("training.state.Training.finite_totals", "array", ", keepdims=True"),
         )
     },
-    "training.step.Step.refill: a['noise_row'].fill(0) -> nothing": "`Training.steps` sets the row of the first step",
+    "training.noise.Noise.refill: a['noise_row'].fill(0) -> nothing": "`Training.steps` sets the row of the first step",
     "training.state.Training.__init__: self.state = {name: _copied(backend, array) for name, array in "
     "self.state.items()} -> nothing": "on NumPy the copies only lie better in memory",
 }

@@ -183,8 +183,9 @@ MISTAKES = [
         "One noise for the whole batch",
         f"outside VAEs, in {thread('freyavoiceai/FreyaTTS', 4)}, where a user asks whether one draw "
         "for all is meant; in a VAE, nowhere that we have a link to",
-        "training.step:Step._losses_and_gradients",
-        (("self.vae.latent_dim)\n", "self.vae.latent_dim)\n    eps = 0 * eps + eps[:, :1]\n"),),
+        "training.noise:Noise.eps",
+        (("return rows(", "eps = rows("),
+         ("self.vae.latent_dim)\n", "self.vae.latent_dim)\n    return 0 * eps + eps[:, :1]\n")),
         "z_b = mu_b + sigma_b eps, with one eps for all b",
         "Each gradient is right on average, but its noise no longer averages out over the batch.",
         "tests/training/test_promises.py::test_no_two_steps_share_their_noise",
@@ -347,13 +348,13 @@ MISTAKES = [
     Mistake(
         "log_var not held", f"{thread('vanderschaarlab/synthcity', 331)}, with NaN losses",
         "model.gaussian:hold",
-        (("np.minimum(np.maximum(raw, low), high)", "raw * 1"),), "exp(log_var) = infinity from 89 on in float32",
+        (("np.minimum(np.maximum(value, low), high)", "value * 1"),), "exp(log_var) = infinity from 89 on in float32",
         "Nothing, until one batch makes a NaN of all weights.", NUMERICS + "test_extreme_log_var", setting="reckless",
     ),
     Mistake(
         "The loss summed over the batch",
         f"{thread('y0ast/VAE-Torch', 7)} (on purpose); asked in {thread('pytorch/examples', 652)}",
-        "model.vae:VAE.losses_and_gradients", (("1 / (batch_size or x.shape[0]))", "1.0)"),),
+        "model.vae:VAE.forward_and_backward", (("1 / (batch_size or x.shape[0]))", "1.0)"),),
         "the gradient of B times the mean loss", "With SGD a learning rate B times too high; Adam and RMSprop hide it.",
         "tests/examples/test_mistakes.py::test_the_gradient_does_not_grow_with_the_batch", setting="SGD",
     ),

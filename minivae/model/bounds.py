@@ -6,6 +6,9 @@
 log_px is (L, B). kl is (L, B), log q(z given x) - log p(z) of each sample, or (B,), its analytic mean. beta is an array
 (1,). Losses are (B,), in nats; reconstruction is the mean of -log_px over the samples and mean_kl that of kl. Only the
 loss has a gradient: the other two are for people to read.
+
+They are bounds for beta = 1, the ELBO also for a larger one. With another beta the w of `importance_weighted` are no
+importance weights, and its loss may lie on either side of -log p(x).
 """
 
 import math
@@ -40,7 +43,7 @@ def elbo(log_px, kl, beta):
 
 
 def importance_weighted(log_px, kl, beta):
-    """The importance-weighted bound of L samples, as a loss: the ELBO for L = 1, and tighter as L grows.
+    """The importance-weighted bound of L samples, as a loss: the ELBO for L = 1, and for beta = 1 tighter as L grows.
 
         loss_b = -log(1/L sum_l w_lb),   log w_lb = log_px_lb - beta kl_lb
 

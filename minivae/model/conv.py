@@ -5,7 +5,7 @@ convolution is its adjoint and maps a small image to a large one. Along one axis
 `before` zeros in front of the large image (W[k] is a matrix: channels of the large by channels of the small image),
 
     convolution     small[i] = sum_k large[s i + k - before] W[k],                k = 0 .. K - 1
-    its adjoint     large[s m + p - before] = sum_t small[m - t] W[p + s t]',     p = 0 .. s - 1
+    its adjoint     large[s m + p - before] = sum_t small[m - t] W[p + s t].T,    p = 0 .. s - 1
 
 The second line is the first one's transpose, sorted by the *phase* p: each phase is a convolution of stride 1 with
 every s-th part of the kernel, in reverse order. So every pass here is made of two operations, which sweep windows over
@@ -33,7 +33,7 @@ def convolution(x, kernel, b, there, back):
     there : the windows over x that make y;  back : those over y that make x, from the other side of the same axes
 
     y is linear in x and in the kernel. Each pixel of x met the windows whose adjoint are those of `back`, so
-        dx[pixel] = sum_t dy[window + t] kernel[t]',   dkernel[t] = sum over pixels of x[pixel]' dy[window + t]
+        dx[pixel] = sum_t dy[window + t] kernel[t].T,   dkernel[t] = sum over pixels of x[pixel].T dy[window + t]
         db = sum of dy.
     """
     swapped = kernel.transpose(0, 1, 3, 2)
@@ -117,7 +117,7 @@ class Conv2d(_Convolution):
     stride      : s, at most K
     padding     : zeros on each side, H' = (H + 2 padding - K) // s + 1; or "same", H' = ceil(H / s), where the zeros
                   are (H' - 1) s + K - H in all and an odd one goes behind, as in Keras
-    init        : "glorot_uniform" or "glorot_normal", for W; b starts at zero
+    init        : as for `Dense`, for W; b starts at zero
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Conv2d(_Convolution):
 class ConvTranspose2d(_Convolution):
     """A transposed convolution: the adjoint of the Conv2d from n_out to n_in channels with the same W, plus b.
 
-        y[s i + u - top, s j + v - left] += x[i, j] W[u, v]'   for all i, j, u, v, from y = b
+        y[s i + u - top, s j + v - left] += x[i, j] W[u, v].T   for all i, j, u, v, from y = b
 
     n_in, n_out    : channels of x (B, H, W, n_in) and y (B, H', W', n_out)
     kernel         : K, for K x K windows; W is (K, K, n_out, n_in), b (n_out,)
@@ -150,7 +150,7 @@ class ConvTranspose2d(_Convolution):
     padding        : rows cut off on each side, H' = (H - 1) s + K - 2 padding + output_padding; or "same", H' = H s
     output_padding : more rows below and columns on the right, less than s: which of the s sizes that a Conv2d would
                      map to H is wanted
-    init           : "glorot_uniform" or "glorot_normal", for W; b starts at zero
+    init           : as for `Dense`, for W; b starts at zero
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class ConvTranspose2d(_Convolution):
         n_out: int,
         kernel: int,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | str = 0,
         output_padding: int = 0,
         init: str = "glorot_uniform",
     ) -> None:

@@ -22,7 +22,11 @@ LOG_2 = math.log(2)
 
 
 class Flow(Part):
-    """An invertible map of z (N, dim) that may depend on `context` numbers for each example."""
+    """An invertible map of z (N, dim) that may depend on `context` numbers for each example.
+
+    forward(params, z, context) -> (z_out, log_det), backward       z_out (N, dim); log_det (N, 1), log |det dz_out/dz|
+        backward(dz_out, dlog_det) -> dz, dcontext, grads           dcontext is None without a context (N, C)
+    """
 
     dim: int
     context = 0
@@ -39,11 +43,11 @@ class Flow(Part):
 
 
 def planar_direction(u, w):
-    """u, moved along w so far that the planar step is invertible: then v.w > -1.
+    """u with another part along w, so that the planar step is invertible whatever u is: v.w = c, and c > -1.
 
-        v = u + (c - p) w / n,   p = u.w,  n = w.w,  c = v.w = log(1 + exp(p)) - 1
+        v = u + (c - p) w / n,   p = u.w,  n = w.w,  c = log(1 + exp(p)) - 1
 
-    u, w (1, D) -> v (1, D), c (1, 1)
+    u, w (1, D) -> v (1, D), c (1, 1). v is not u even where u would do; at right angles to w they are the same.
 
     With g = dv.w / n and dc/dp = sigmoid(p) = 1 - exp(-1 - c):
         dp = (dc + g) sigmoid(p) - g,   du = dv + dp w,   dw = (c - p) / n dv + dp u - 2 g (c - p) / n w.
@@ -69,7 +73,7 @@ def planar(z, w, b, v, c):
     z (N, D);  w, v (1, D);  b, c (1, 1) -> z_out (N, D), log_det (N, 1)
 
     With s = 1 - h^2 = dh/da and ds/dh = -2 h:
-        dlog_det/ds = c / (1 + s c),   dlog_det/dc = s / (1 + s c)
+        ds = c / (1 + s c) dlog_det,   dc = s / (1 + s c) dlog_det, summed over the rows
         da = s (dz_out.v - 2 h ds),   dz = dz_out + da w,   dw = sum da z,   db = sum da,   dv = sum h dz_out.
     Source: Rezende & Mohamed 2015, equations 10 to 12.
     """
@@ -89,7 +93,7 @@ def planar(z, w, b, v, c):
 class Planar(Flow):
     """A planar step z_out = z + v tanh(w.z + b), the same for all examples; parameters u, w (1, dim), b (1, 1).
 
-    v is u where the step is invertible; see `planar_direction`. Source: Rezende & Mohamed 2015, section 4.1.
+    v is made of u so that the step is invertible; see `planar_direction`. Source: Rezende & Mohamed 2015, section 4.1.
     """
 
     def __init__(self, dim: int) -> None:
@@ -136,9 +140,9 @@ def autoregressive_masks(dim, hidden, context=0, reverse=False, kind="full"):
     degrees = np.arange(lowest, max(dim, lowest + 1))
     if kind == "full" and hidden < len(degrees):
         degrees = np.linspace(degrees[0], degrees[-1], hidden).round()
-    within = np.resize(degrees, hidden)
-    first = np.concatenate([inputs, np.zeros(context, int)])[:, None] <= within
-    second = within[:, None] < np.concatenate([inputs, inputs])
+    of_hidden = np.resize(degrees, hidden)
+    first = np.concatenate([inputs, np.zeros(context, int)])[:, None] <= of_hidden
+    second = of_hidden[:, None] < np.concatenate([inputs, inputs])
     return first, second
 
 

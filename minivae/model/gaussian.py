@@ -14,10 +14,10 @@ LOG_2PI = math.log(2 * math.pi)
 LOG_VAR_MIN, LOG_VAR_MAX = -80.0, 80.0
 
 
-def hold(raw, low=LOG_VAR_MIN, high=LOG_VAR_MAX):
-    """y = raw, held within [low, high];  dy/draw is 1 inside, 0 where raw was out of bounds."""
-    y = np.minimum(np.maximum(raw, low), high)
-    return y, lambda dy: dy * (y == raw)
+def hold(value, low=LOG_VAR_MIN, high=LOG_VAR_MAX):
+    """y = value, held within [low, high];  dvalue = dy inside, 0 where the value was out of bounds."""
+    y = np.minimum(np.maximum(value, low), high)
+    return y, lambda dy: dy * (y == value)
 
 
 def reparameterize(mu, log_var, eps):

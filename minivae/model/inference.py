@@ -43,7 +43,11 @@ def finite(name, values):
 
 @dataclass(frozen=True)
 class Losses:
-    """Averages over examples (of `score`, arrays), in nats per example; loss is what training minimises."""
+    """Averages over examples (of `score`, arrays, one number for each), in nats per example.
+
+    loss is what training minimises: beta kl + reconstruction, or what the bound makes of them. `loss_and_gradients` and
+    `fit` have in it what only training adds, such as free bits.
+    """
 
     loss: float
     reconstruction: float
@@ -133,7 +137,7 @@ class Inference:
 
     @unwarned
     def encode(self, x: np.ndarray, y: np.ndarray | int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """mu and log_var of q(z given x), each (N, D)."""
+        """mu and log_var of q(z given x), each (N, D); of a flow posterior, those of its base."""
         x, mus, log_vars = self.check_input(x), [], []
         for batch, labels in self._batches(x, y, self.inference_rows):
             mu, log_var = self.posterior.moments(within(self._params, "posterior"), self._encode(batch, labels))
@@ -158,7 +162,7 @@ class Inference:
     def reconstruct(
         self, x: np.ndarray, eps: np.ndarray | None = None, y: np.ndarray | int | None = None
     ) -> np.ndarray:
-        """The mean of p(x given z) at z = the posterior mean, (N, X).
+        """The mean of p(x given z) at z = mu of `encode`, (N, X).
 
         eps : noise (L, N, D) or (N, D); the mean is then taken at these draws of z from q(z given x): (L, N, X)
         """
@@ -177,7 +181,7 @@ class Inference:
         return self.decode(z.reshape(-1, self.latent_dim), y).reshape(*eps.shape[:2], -1)
 
     def sample(self, n: int, seed: int | None = None, y: np.ndarray | int | None = None) -> np.ndarray:
-        """The means of p(x given z), (n, X), at n draws of z from the prior.
+        """What the model invents: means of p(x given z), (n, X), at n draws of z from the prior. No x is drawn.
 
         seed : the same gives the same draws; None draws anew at each call, from a stream that the model's seed starts
         """

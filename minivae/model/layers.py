@@ -1,7 +1,8 @@
 """Dense, ReLU, Sigmoid, Tanh and Sequential: for each a function that holds the mathematics, and a thin class.
 
 A function takes arrays and returns its value and its backward pass, a function from the gradient of the loss by the
-value to those by the arguments. `dy` is d loss / d y and has the shape of y.
+value to those by the arguments. `dy` is d loss / d y and has the shape of y; written as a fraction, dy/dx is the
+derivative of y by x.
 
     y, backward = dense(x, W, b)
     dx, dW, db = backward(dy)
@@ -31,7 +32,7 @@ def dense(x, W, b):
 
     x (B, I), W (I, O), b (O,) -> y (B, O)
 
-    y_bo = sum_i x_bi W_io + b_o, so  dx = dy W',  dW = x' dy,  db = sum_b dy_b.
+    y_bo = sum_i x_bi W_io + b_o, so  dx = dy W.T,  dW = x.T dy,  db = sum_b dy_b.
     """
 
     def backward(dy):
@@ -71,18 +72,22 @@ def tanh(x):
 
 
 def glorot_uniform(rng, fan_in, fan_out, shape):
-    """Values uniform in +-sqrt(6 / (fan_in + fan_out)). Source: Glorot & Bengio 2010, equation 16."""
+    """Values uniform in +-sqrt(6 / (fan_in + fan_out)), of variance 2 / (fan_in + fan_out).
+
+    Between 1 / fan_in, with which y = x W has the variance of x, and 1 / fan_out, with which dx has that of dy.
+    Source: Glorot & Bengio 2010, equation 16.
+    """
     limit = math.sqrt(6 / (fan_in + fan_out))
     return rng.uniform(-limit, limit, shape)
 
 
 def glorot_normal(rng, fan_in, fan_out, shape):
-    """Normal values of variance 2 / (fan_in + fan_out). Source: Glorot & Bengio 2010, equation 12."""
+    """Normal values of the same variance as those of `glorot_uniform`. Source: Glorot & Bengio 2010, equation 12."""
     return rng.normal(0.0, math.sqrt(2 / (fan_in + fan_out)), shape)
 
 
 def he_normal(rng, fan_in, fan_out, shape):
-    """Normal values of variance 2 / fan_in. Source: He et al. 2015, equation 10."""
+    """Normal values of variance 2 / fan_in, for ReLUs, which let half through. Source: He et al. 2015, equation 10."""
     return rng.normal(0.0, math.sqrt(2 / fan_in), shape)
 
 

@@ -194,7 +194,8 @@ class LearnedVariance(Likelihood):
     """What the Gaussians with a learned variance share; see `heteroscedastic_log_prob`.
 
     Where x can be predicted exactly, as pixels that are always black, log p(x given z) grows without end as the
-    variance goes to 0: the standard deviation is held above `min_std`. Outside, log_var has no gradient.
+    variance goes to 0: the standard deviation is held above `min_std`. Outside, log_var has no gradient: a shared one
+    that has fallen below stays there.
     """
 
     def __init__(self, min_std: float = 1e-3) -> None:
@@ -230,8 +231,9 @@ class SharedVarianceGaussian(LearnedVariance):
 
     def __init__(self, std: float = 1.0, min_std: float = 1e-3) -> None:
         super().__init__(min_std)
-        if not 0 < number(std) < math.inf:
-            raise MiniVAEError(f"SharedVarianceGaussian: std must be positive, got {shown(std)}")
+        if not self.min_std <= number(std) < math.inf:
+            least = f"min_std = {self.min_std:g}"
+            raise MiniVAEError(f"SharedVarianceGaussian: std should be at least {least}, got {shown(std)}")
         self.std = float(std)
 
     def shapes(self):
@@ -286,8 +288,9 @@ class Categorical(Likelihood):
     x : level k of K is the number k / (K - 1), so uint8 pixels are right as they are for K = 256; another x in
         [0, 1] is taken for the nearest level
 
-    Unlike the cross-entropy of grey pixels this is a true log-probability, in nats for 8 bits; see
-    `categorical_log_prob`. Source: van den Oord, Kalchbrenner & Kavukcuoglu 2016 (pixels as discrete variables).
+    Unlike the cross-entropy of grey pixels this is a true log-probability of all X levels, in nats; divided by X log 2
+    it is in bits per value. See `categorical_log_prob`.
+    Source: van den Oord, Kalchbrenner & Kavukcuoglu 2016 (pixels as discrete variables).
     """
 
     from_logits = True

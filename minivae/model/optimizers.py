@@ -39,7 +39,9 @@ class Optimizer(Settings):
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum if wanted.
 
-    velocity = momentum velocity + g,   p -= lr velocity
+        velocity = momentum velocity + g,   p -= lr velocity
+
+    Source: Robbins & Monro 1951; momentum, in this form: Sutskever et al. 2013, equations 1 and 2, with lr taken out.
     """
 
     def __init__(self, lr: float = 1e-2, momentum: float = 0.0) -> None:
@@ -67,7 +69,8 @@ class RMSprop(Optimizer):
 
     The state is w = (v + eps) / (1 - rho), for which
         w = rho w + g^2 + eps,   p -= lr / sqrt(1 - rho) g / sqrt(w):
-    as many passes, and none ever meets a subnormal number, which would make the root twice as slow.
+    as many passes, and w is never subnormal, which would make the root twice as slow. From w as it is at first, steps
+    are up to 1 / sqrt(1 - rho) = 3.2 learning rates long.
     Source: Tieleman & Hinton 2012, lecture 6e.
     """
 
@@ -92,8 +95,8 @@ class Adam(Optimizer):
 
     eps is added to the root, as in the paper and in PyTorch; Keras adds it before the bias correction.
 
-    The state is m / (1 - beta1) and v / (1 - beta2), which saves two passes; with c = sqrt((1 - beta2^t) / (1 - beta2))
-    the step is then  lr (1 - beta1) c / (1 - beta1^t) m / (sqrt(v) + c eps).
+    The state, "m" and "v", is M = m / (1 - beta1) and V = v / (1 - beta2), which saves two passes; with
+    c = sqrt((1 - beta2^t) / (1 - beta2)) the step is then  lr (1 - beta1) c / (1 - beta1^t) M / (sqrt(V) + c eps).
     Source: Kingma & Ba 2015, algorithm 1.
     """
 

@@ -9,20 +9,23 @@ from .priors import StandardNormal
 
 
 class Posterior(Part):
-    """q(z given x).
+    """q(z given x), made of the encoder's statistics, `stats` (B, S), and noise, `eps` (L, B, D).
 
-    latent_dim(stats_dim) -> D
-    split(stats) -> mu, log_var                                  (B, D) each: where q lies and how wide it is
-    moments(params, stats) -> mu, log_var                        the same, for one that needs its parameters for it
-    with_log_q(params, stats, eps) -> (z, log_q), backward       z (L, B, D) for noise eps (L, B, D), log q(z) (L, B)
+    What a posterior needs:
+    latent_dim(stats_dim) -> D                                   raises MiniVAEError for an S that does not fit
+    split(stats) -> mu, log_var                                  (B, D) each: where q lies and how wide it is; of a
+                                                                 flow, where its base does
+    with_log_q(params, stats, eps) -> (z, log_q), backward       draws z (L, B, D) and their log q(z) (L, B)
         backward(dz, dlog_q) -> dstats, grads
+
+    What it may have:
+    moments(params, stats) -> mu, log_var                        `split`, where that needs parameters
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
-        backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against N(0, I)
-                                                                 and what free bits add to it, (B,) each
-    own_prior(latent_dim) -> prior                               against which that KL is, and which a model has by
-                                                                 default: N(0, I)
-    lack(params, stats, free_bits) -> (1, D)                     and for rows that are a part of a batch: what they lack
-                                                                 of its free bits; the sum over the batch is handed to
+        backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against its own
+                                                                 prior, and what free bits add to it, (B,) each
+    own_prior(latent_dim) -> prior                               which a model has by default, instead of N(0, I)
+    lack(params, stats, free_bits) -> (1, D)                     for rows that are a part of a batch: what they lack of
+                                                                 its free bits; the sum over the batch is handed to
                                                                  `with_kl` as the parameter "lack"
     proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
     own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
@@ -72,17 +75,20 @@ class DiagonalGaussian(Posterior):
         return stats_dim // 2
 
     def split(self, stats):
-        mu, log_var, _ = self.parts_of(stats)
-        return mu, log_var
+        return self.split_with_backward(stats)[0]
 
-    def parts_of(self, stats):
-        """mu, log_var, and the way back: dmu, dlog_var -> dstats."""
+    def split_with_backward(self, stats):
+        """(mu, log_var), and the way back: dmu, dlog_var -> dstats."""
         D = stats.shape[1] // 2
         log_var, hold_backward = hold(stats[:, D:])
-        return stats[:, :D], log_var, lambda dmu, dlog_var: np.concatenate([dmu, hold_backward(dlog_var)], axis=1)
+
+        def backward(dmu, dlog_var):
+            return np.concatenate([dmu, hold_backward(dlog_var)], axis=1)
+
+        return (stats[:, :D], log_var), backward
 
     def with_log_q(self, params, stats, eps):
-        mu, log_var, split_backward = self.parts_of(stats)
+        (mu, log_var), split_backward = self.split_with_backward(stats)
         z, z_backward = reparameterize(mu, log_var, eps)
         log_q, log_q_backward = gaussian_sample_log_prob(eps, log_var)
 
@@ -93,7 +99,7 @@ class DiagonalGaussian(Posterior):
         return (z, log_q), backward
 
     def with_kl(self, params, stats, eps, free_bits=0.0):
-        mu, log_var, split_backward = self.parts_of(stats)
+        (mu, log_var), split_backward = self.split_with_backward(stats)
         z, z_backward = reparameterize(mu, log_var, eps)
         (kl, floor), kl_backward = free_bits_kl(mu, log_var, free_bits, params.get("lack"))
 

@@ -46,7 +46,7 @@ class Prior(Part):
 
 
 class StandardNormal(Prior):
-    """p(z) = N(0, I), the only prior against which a KL is known in closed form; see `standard_normal_log_prob`."""
+    """p(z) = N(0, I), against which a DiagonalGaussian has its KL in closed form; see `standard_normal_log_prob`."""
 
     def __init__(self, dim: int) -> None:
         self._check_counts(dim=dim)

@@ -8,7 +8,7 @@ class Regulariser(Part):
 
     penalty(z, stats) -> penalty, backward       z (L, B, D), draws; stats (B, S), the encoder's statistics; the share
         backward(dpenalty) -> dz, dstats         of each example in the penalty (B,), nats; its mean is what training
-                                                 adds to the loss. dstats is without what goes by z
+                                                 adds to the loss. dstats is what does not go by z
 
     It depends on which examples share a batch, so only the loss in training shows it: what comes after training, such
     as `evaluate`, is the ELBO as without it.

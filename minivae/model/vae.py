@@ -46,7 +46,7 @@ class VAE(Inference):
     kl         : "analytic", or "monte-carlo" (log q - log p at the samples); None takes what the parts need
     free_bits  : training counts the KL of each latent dimension, averaged over the batch, as at least so many nats,
                  so that none is given up early (Kingma et al. 2016); only the loss in training shows it
-    backend    : "numpy", "cupy", "auto" or a backend
+    backend    : "numpy", "numba", "cupy", "auto" or a backend
     dtype      : "float32" or "float64"
     seed       : an integer that keys the initial values and all noise
     prior      : p(z), StandardNormal(D) by default, or what the posterior is made for; another one's KL is that of the
@@ -59,8 +59,9 @@ class VAE(Inference):
 
     `history` is the History of the last training, None before. `epochs` counts those of all its trainings.
     `parameters` and `gradients` map names such as "encoder.0.W" to views of the flat arrays in their `.flat`.
-    Every method takes and returns NumPy arrays, on either backend, in batches of any size. x is (B, X), or
+    Every method takes and returns NumPy arrays, on all backends, in batches of any size. x is (B, X), or
     (B, ...) with X values a row; uint8 is read as pixels and divided by 255.
+    Raises MiniVAEError for parts that do not fit together, and says which.
     Source: Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014.
     """
 
@@ -129,46 +130,50 @@ class VAE(Inference):
 
         params : arrays by name, parameters and constants;  x (B, X);  eps (L, B, D), noise;  beta (1,)
         y      : one-hot labels (B, C), for a model with classes
-        training : whether what only training adds is in the loss: free bits, a regulariser, what a posterior wants
+        training : whether what only training adds is in the loss: free bits, a regulariser, what a posterior wants.
+                   Dropout is there where `params` have its uniform numbers
         Returns (loss, reconstruction, kl), each (B,), nats, and backward(dloss (B,)) -> the gradients by name.
 
         The chain rule from end to start: the loss depends on log p(x given z) and the KL; the first on the decoder's
         output, which depends on z; z and the KL depend on the encoder's output.
         """
-        (L, B, _), of = eps.shape, {name: within(params, name) for name in self.parts}
+        (L, B, _), params_of = eps.shape, {name: within(params, name) for name in self.parts}
 
-        stats, encoder_backward = self.encoder.forward(of["encoder"], self._with_labels(x, y)[0])
-        (z, kl, added), z_backward = self._codes(of, stats, eps, beta, training)
+        stats, encoder_backward = self.encoder.forward(params_of["encoder"], self._with_labels(x, y)[0])
+        (z, kl, added), z_backward = self._z_and_kl(params_of, stats, eps, beta, training)
         z_and_y, labels_backward = self._with_labels(z, y)
-        out, decoder_backward = self.decoder.forward(of["decoder"], z_and_y.reshape(L * B, -1))
-        log_px, likelihood_backward = self.likelihood.log_prob(of["likelihood"], x, out.reshape(L, B, -1))
+        out, decoder_backward = self.decoder.forward(params_of["decoder"], z_and_y.reshape(L * B, -1))
+        log_px, likelihood_backward = self.likelihood.log_prob(params_of["likelihood"], x, out.reshape(L, B, -1))
         (loss, reconstruction, mean_kl), bound_backward = self.bound.loss(log_px, kl, beta)
+        for term in added:
+            loss = loss + term
 
         def backward(dloss):
             dlog_px, dkl = bound_backward(dloss)
-            dout, of_likelihood = likelihood_backward(dlog_px)
-            dz_and_y, of_decoder = decoder_backward(dout.reshape(L * B, -1))
+            dout, likelihood_grads = likelihood_backward(dlog_px)
+            dz_and_y, decoder_grads = decoder_backward(dout.reshape(L * B, -1))
             dz = labels_backward(dz_and_y.reshape(L, B, -1))
             dstats, grads = z_backward(dz, dkl, dloss)
-            _, of_encoder = encoder_backward(dstats)
-            return summed(joined({"likelihood": of_likelihood, "decoder": of_decoder, "encoder": of_encoder}), grads)
+            _, encoder_grads = encoder_backward(dstats)
+            of_parts = {"likelihood": likelihood_grads, "decoder": decoder_grads, "encoder": encoder_grads}
+            return summed(joined(of_parts), grads)
 
-        return (sum(added, loss), reconstruction, mean_kl), backward
+        return (loss, reconstruction, mean_kl), backward
 
-    def _codes(self, of, stats, eps, beta, training):
+    def _z_and_kl(self, params_of, stats, eps, beta, training):
         """z, drawn from q(z given x), the KL from there to the prior, and what only training adds to the loss.
 
-        of    : the params of each part;  stats (B, S), the encoder's statistics
+        params_of : by part;  stats (B, S), the encoder's statistics
         Returns (z (L, B, D), kl, added), and backward(dz, dkl, dloss) -> dstats, grads. kl is (B,) in closed form or
         (L, B), of each draw; `added` is a list of arrays (B,), nats.
         """
         added, free_bits = [], self.free_bits if training else 0.0
         if self.analytic and (training or not self.posterior.trains_otherwise):
-            (z, kl, floor), kl_backward = self._closed_kl(of, stats, eps, free_bits)
+            (z, kl, floor), kl_backward = self._closed_kl(params_of, stats, eps, free_bits)
             if free_bits or self.posterior.trains_otherwise:
                 added.append(beta * floor)  # whose gradient `kl_backward` has in that of the KL
         else:
-            (z, kl), kl_backward = self._sampled_kl(of, stats, eps)
+            (z, kl), kl_backward = self._sampled_kl(params_of, stats, eps)
         regularised = training and self.regulariser is not None
         if regularised:
             penalty, penalty_backward = self.regulariser.penalty(z, stats)
@@ -183,35 +188,35 @@ class VAE(Inference):
 
         return (z, kl, added), backward
 
-    def _closed_kl(self, of, stats, eps, free_bits):
+    def _closed_kl(self, params_of, stats, eps, free_bits):
         """z, its KL, and what free bits add to that: (z (L, B, D), kl (B,), floor (B,)), backward(dz, dkl)."""
-        values, q_backward = self.posterior.with_kl(of["posterior"], stats, eps, free_bits)
+        values, q_backward = self.posterior.with_kl(params_of["posterior"], stats, eps, free_bits)
 
         def backward(dz, dkl):
-            dstats, of_posterior = q_backward(dz, dkl)
-            return dstats, joined({"posterior": of_posterior})
+            dstats, posterior_grads = q_backward(dz, dkl)
+            return dstats, joined({"posterior": posterior_grads})
 
         return values, backward
 
-    def _sampled_kl(self, of, stats, eps):
+    def _sampled_kl(self, params_of, stats, eps):
         """z, and log q(z given x) - log p(z) of each draw: (z (L, B, D), kl (L, B)), backward(dz, dkl).
 
         For any posterior and prior. The mean of a draw's kl is the KL, though it may itself be negative. As kl has
         -log p(z) in it, z has one gradient more.
         """
         L, B, D = eps.shape
-        (z, log_q), q_backward = self.posterior.with_log_q(of["posterior"], stats, eps)
-        of_prior, components_backward = self._prior_params(of)
-        log_pz, p_backward = self.prior.log_prob(of_prior, z.reshape(L * B, D))
+        (z, log_q), q_backward = self.posterior.with_log_q(params_of["posterior"], stats, eps)
+        prior_params, prior_params_backward = self._prior_params(params_of)
+        log_pz, p_backward = self.prior.log_prob(prior_params, z.reshape(L * B, D))
 
         def backward(dz, dkl):
-            dz_of_p, dof_prior = p_backward(-dkl.reshape(L * B))
-            dstats, of_posterior = q_backward(dz + dz_of_p.reshape(L, B, D), dkl)
-            return dstats, summed(joined({"posterior": of_posterior}), components_backward(dof_prior))
+            dz_of_p, prior_grads = p_backward(-dkl.reshape(L * B))
+            dstats, posterior_grads = q_backward(dz + dz_of_p.reshape(L, B, D), dkl)
+            return dstats, summed(joined({"posterior": posterior_grads}), prior_params_backward(prior_grads))
 
         return (z, log_q - log_pz.reshape(L, B)), backward
 
-    def _prior_params(self, of):
+    def _prior_params(self, params_of):
         """What the prior is handed: its parameters and, where it has pseudo-inputs, what the encoder makes of them; one
         that is `of_posterior` is handed the posterior's.
 
@@ -219,18 +224,19 @@ class VAE(Inference):
         encoder's, by name. Pseudo-inputs are encoded without Dropout.
         """
         if not self.prior.n_inputs:
-            return of["posterior" if self.prior.of_posterior else "prior"], lambda grads: joined({"prior": grads})
+            owner = "posterior" if self.prior.of_posterior else "prior"
+            return params_of[owner], lambda grads: joined({"prior": grads})
         drawn = self.encoder.uniform_shapes(self.encoder.input_shape)
-        u, u_backward = self.prior.pseudo_inputs(of["prior"])
-        kept = {name: value for name, value in of["encoder"].items() if name not in drawn}
+        u, u_backward = self.prior.pseudo_inputs(params_of["prior"])
+        kept = {name: value for name, value in params_of["encoder"].items() if name not in drawn}
         stats, encoder_backward = self.encoder.forward(kept, u)
 
         def backward(grads):
-            du, of_encoder = encoder_backward(grads["stats"])
+            du, encoder_grads = encoder_backward(grads["stats"])
             others = {name: grad for name, grad in grads.items() if name != "stats"}
-            return joined({"prior": others | u_backward(du), "encoder": of_encoder})
+            return joined({"prior": others | u_backward(du), "encoder": encoder_grads})
 
-        return of["prior"] | {"stats": stats}, backward
+        return params_of["prior"] | {"stats": stats}, backward
 
     def uniform_shapes(self, samples, batch_size):
         """The shapes of the uniform numbers that a step of a training draws for layers such as Dropout, by name."""
@@ -245,7 +251,7 @@ class VAE(Inference):
         """x with the labels behind it, or as it is for a model without classes; and the way back."""
         return append_labels(x, y) if self.labels.n_classes else (x, lambda dx: dx)
 
-    def losses_and_gradients(self, params, x, eps, beta, y=None, batch_size=None):
+    def forward_and_backward(self, params, x, eps, beta, y=None, batch_size=None):
         """The losses (3, B) of `forward`, and the gradients of the mean loss as one array, in the parameters' order.
 
         batch_size : of how many examples the mean is, where x is a part of them; the gradients of all parts then add up
@@ -275,16 +281,25 @@ class VAE(Inference):
     def loss_and_gradients(
         self, x: np.ndarray, eps: np.ndarray | None = None, y: np.ndarray | int | None = None
     ) -> Losses:
-        """The losses of one batch; fills `gradients` with those of `.loss`.
+        """The losses of one batch as `fit` has them in a step; fills `gradients` with those of `.loss`.
 
-        x : (B, X);  eps : noise (L, B, D) or (B, D); None draws one sample from the model's own generator
+        x   : (B, X)
+        eps : noise (L, B, D) or (B, D); None draws one sample, and what Dropout leaves out, from the model's own
+              generator. With given noise nothing is left to chance: Dropout lets all through
         Returns Losses, nats per example averaged over the batch; raises MiniVAEError where one of them or a gradient
         is not finite.
         """
         x = self._to_device(self.check_input(x))
         y = self._one_hot(self.labels.check(y, len(x)))
-        eps = self._draw(self._noise, 1, len(x)) if eps is None else self._check_eps(eps, len(x))
-        losses, gradients = self.losses_and_gradients(self._params, x, eps, self.beta_array, y)
+        params = self._params
+        if eps is None:
+            eps = self._draw(self._noise, 1, len(x))
+            shapes = self.uniform_shapes(1, len(x))
+            uniform = {name: self._noise.random(shape, np.float32) for name, shape in shapes.items()}
+            params |= {name: self.backend.asarray(values) for name, values in uniform.items()}
+        else:
+            eps = self._check_eps(eps, len(x))
+        losses, gradients = self.forward_and_backward(params, x, eps, self.beta_array, y)
         self.gradients.flat[...] = gradients
         losses = self.backend.to_host(losses).mean(axis=1, dtype=np.float64)
         finite("the loss", losses)

@@ -96,6 +96,7 @@ def fit(
                  For a model with n_classes a pair (x, y) with the labels (N,)
     validation : data like x_train, or a share such as 0.1 of x_train, drawn at random, that is then not trained on;
                  looked at after each epoch
+    epochs     : how many, of this training in all: one that is resumed has fewer left
     batch_size : the examples in a step; where there are fewer, all of them
     optimizer  : RMSprop(1e-3) by default; it starts with fresh state
     samples    : L, the draws of z for each example in a step
@@ -166,18 +167,20 @@ def fit(
     with _alone(vae), _alone_with(checkpoint):
         settings = None
         if checkpoint:
-            data = {"x_train": x_train, "x_val": x_val} | {
-                name: y for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None
-            }
-            settings = {
-                **{"batch_size": batch_size, "samples": samples, "val_samples": val_samples, "seed": seed},
-                **{"beta": vae.beta, "patience": patience, "binarize": PROTOCOLS[protocol]},
-                **{"clip_norm": optimizer.limit if isinstance(optimizer, ClipNorm) else None},
-                **{"optimizer": optimizer.optimizer if isinstance(optimizer, ClipNorm) else optimizer},
-                **{"validation_split": validation if isinstance(validation, float) else None},
-                **{name: None if x is None else fingerprint(x) for name, x in data.items()},
-            }
-            settings = {key: storage.describe(value) for key, value in settings.items()}
+            labels = {name: y for name, y in (("y_train", y_train), ("y_val", y_val)) if y is not None}
+            settings = _settings(
+                {"x_train": x_train, "x_val": x_val} | labels,
+                batch_size=batch_size,
+                samples=samples,
+                val_samples=val_samples,
+                seed=seed,
+                beta=vae.beta,
+                patience=patience,
+                binarize=PROTOCOLS[protocol],
+                clip_norm=optimizer.limit if isinstance(optimizer, ClipNorm) else None,
+                optimizer=optimizer.optimizer if isinstance(optimizer, ClipNorm) else optimizer,
+                validation_split=validation if isinstance(validation, float) else None,
+            )
         dynamic = protocol == "dynamic"
         training = Training(
             vae, optimizer, x_train, y_train, rows, batch_size, samples, dynamic, seed, settings, val_samples, ranks
@@ -313,6 +316,12 @@ def _interrupted(training, checkpoint):
 
 
 # ------------------------------------------------------------------------------------------------- arguments
+
+
+def _settings(data, **settings):
+    """What must be the same where a training is resumed: the settings, and fingerprints of the data, by name."""
+    settings |= {name: None if x is None else fingerprint(x) for name, x in data.items()}
+    return {key: storage.describe(value) for key, value in settings.items()}
 
 
 def _callbacks(callbacks, patience, verbose) -> list:

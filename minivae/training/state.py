@@ -113,7 +113,7 @@ class Training:
         skip = self.done  # what these steps drew is drawn again, so that the others get what is theirs
         for step, left in self.parts:
             while left:
-                ready = step.refill(left, *rngs)
+                ready = step.noise.refill(left, *rngs)
                 left -= ready
                 passed = min(skip, ready)
                 skip -= passed

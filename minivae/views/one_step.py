@@ -138,7 +138,7 @@ def _watched(vae, optimizer):
     def step(a):
         stages.clear()
         params = vae.parameters.named(a["parameters"]) | constants
-        losses, gradients = model.losses_and_gradients(params, a["x"], a["eps"], a["beta"], a.get("y"))
+        losses, gradients = model.forward_and_backward(params, a["x"], a["eps"], a["beta"], a.get("y"))
         parameters, _ = update(gradients, a["parameters"], within(a, "optimizer"))
         return {"losses": losses, "gradients": gradients, "new parameters": parameters}
 

@@ -183,7 +183,7 @@ class ImplicitPosterior(Composite, Posterior):
 
     def with_log_q(self, params, stats, eps):
         D, x_start = self.dim, stats.shape[1] - self.n_inputs
-        mu, log_var, split_backward = DiagonalGaussian().parts_of(stats[:, : 2 * D])
+        (mu, log_var), split_backward = DiagonalGaussian().split_with_backward(stats[:, : 2 * D])
         u, u_backward = self._standard_draw(params, stats[:, 2 * D : x_start], eps)
         z, z_backward = reparameterize(mu, log_var, u)
         seen = u if self.adaptive else z

@@ -126,7 +126,7 @@ class BetaTC(Regulariser):
         self.tc, self.mi, self.dimension_wise = float(tc), float(mi), float(dimension_wise)
 
     def penalty(self, z, stats):
-        mu, log_var, split_backward = DiagonalGaussian().parts_of(stats)
+        (mu, log_var), split_backward = DiagonalGaussian().split_with_backward(stats)
         terms, terms_backward = kl_decomposition(z, mu, log_var, self.n_examples)
         weights = [(weight - 1) / len(z) for weight in (self.mi, self.tc, self.dimension_wise)]
         mi, tc, dw = (weight * np.sum(term, axis=0) for weight, term in zip(weights, terms, strict=True))

@@ -174,7 +174,7 @@ class TwoLayerPrior(Composite, Prior):
         z1, z2 = z[:, : self.dim1], z[:, self.dim1 :]
         log_p2, top_backward = self.top.log_prob(self._of_top(params), z2)
         stats1, below_backward = self.stack.forward(within(params, "below"), z2)
-        mu1, log_var1, split_backward = DiagonalGaussian().parts_of(stats1)
+        (mu1, log_var1), split_backward = DiagonalGaussian().split_with_backward(stats1)
         log_p1, normal_backward = gaussian_log_prob_of_sample(z1, mu1, log_var1)
 
         def backward(dlog_pz):

@@ -50,7 +50,7 @@ class VampPrior(Prior):
 
     def log_prob(self, params, z):
         stats, width = params["stats"], 2 * self.dim
-        mu, log_var, split_backward = DiagonalGaussian().parts_of(stats[:, :width])
+        (mu, log_var), split_backward = DiagonalGaussian().split_with_backward(stats[:, :width])
         log_pz, mixture_backward = mixture_log_prob(z, mu, log_var, -math.log(self.components))
 
         def backward(dlog_pz):

@@ -60,7 +60,7 @@ def variant(name):
 def test_a_step_is_few_kernels_and_nothing_else(name):
     trained = variant(name)
     ((step, _),), count = trained.parts, trained.vae.backend.xp.count
-    step.refill(5, np.random.default_rng(0), np.random.default_rng(1))
+    step.noise.refill(5, np.random.default_rng(0), np.random.default_rng(1))
     for launches in VARIANTS[name][0], VARIANTS[name][0], VARIANTS[name][0] + 1, 1, 1:
         with count() as n:  # two steps kernel by kernel; one is captured and launched; launches
             step.run()
@@ -71,7 +71,7 @@ def test_the_step_of_784_256_2_is_26_launches():
     """With 100 images: ten products, four sums for the biases, and twelve kernels for all the rest."""
     vae = mv.VAE(dense(784, 256, 4), dense(2, 256, 784), backend=fakegpu.backend())
     ((step, _),) = training(vae, mv.RMSprop(), batch_size=100).parts
-    step.refill(5, np.random.default_rng(0), np.random.default_rng(1))
+    step.noise.refill(5, np.random.default_rng(0), np.random.default_rng(1))
     with vae.backend.xp.count() as n:
         step.run()
     assert n == fakegpu.Counts(launches=26)
@@ -127,7 +127,7 @@ def test_what_cannot_be_captured_fails_with_its_own_reason(monkeypatch, wrong):
         "synchronize": xp.cuda.Device().synchronize,
     }
     step.calls[0]._launches.append(work[wrong])
-    step.refill(5, np.random.default_rng(0), np.random.default_rng(1))
+    step.noise.refill(5, np.random.default_rng(0), np.random.default_rng(1))
     step.run()
     step.run()
     with pytest.raises((fakegpu.Refused, NotImplementedError), match="allocation|cuBLAS|synchronisation"):

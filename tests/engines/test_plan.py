@@ -563,7 +563,7 @@ def test_a_step_allocates_no_array(name):
     """The smallest array that grows with the batch is (B,), 80 KB here; all of NumPy's casting buffers are less."""
     batch_size = 20_000
     step = a_training(batch_size, optimizer=OPTIMIZERS[name], **MODELS[name]).parts[0][0]
-    step.refill(2, np.random.default_rng(0), None)
+    step.noise.refill(2, np.random.default_rng(0), None)
     step.run()
     tracemalloc.start()
     step.run()

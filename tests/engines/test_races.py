@@ -114,7 +114,7 @@ def after_a_step(training, order):
     """The arrays that change in a step, after one whose threads took turns in this order."""
     step = training.parts[0][0]
     rng = np.random.default_rng(3)
-    step.refill(1, rng, rng)
+    step.noise.refill(1, rng, rng)
     training.arrays["permutation"][:] = training.rows
     in_turn(step.calls[0], order)
     return {name: array.copy() for name, array in training.moving().items()}

@@ -31,7 +31,7 @@ def whole_training(backend):
     optimizer = mv.ClipNorm(mv.Adam(1e-2), 0.1)
     training = Training(vae, optimizer, data, np.arange(20) % 3, np.arange(20), 5, 2, True, 0, {})
     step = training.parts[0][0]
-    step.refill(4, np.random.default_rng(1), np.random.default_rng(2))
+    step.noise.refill(4, np.random.default_rng(1), np.random.default_rng(2))
     return step
 
 

@@ -7,7 +7,7 @@ import minivae as mv
 from minivae import randomness
 from minivae.engine.backend import NumpyBackend
 from minivae.model.binarization import thresholds
-from minivae.training import step
+from minivae.training import noise
 
 ALL_GREYS = np.tile(np.arange(256, dtype=np.uint8), (4000, 1))
 FORMS = {"uint8": ALL_GREYS, "float32": np.float32(ALL_GREYS / 255), "float64": ALL_GREYS / 255}
@@ -20,8 +20,8 @@ def small_vae(backend="numpy", n_pixels=256, dtype="float32"):
 def batches(x, epochs=1, batch_size=100, **options):
     """The batches of pixels that training sees, one list for each epoch."""
     vae, seen, by_epoch = small_vae(NumpyBackend(compiled=False), x.shape[1]), [], []
-    compute = vae.losses_and_gradients
-    vae.losses_and_gradients = lambda params, x, *rest: seen.append(x) or compute(params, x, *rest)
+    compute = vae.forward_and_backward
+    vae.forward_and_backward = lambda params, x, *rest: seen.append(x) or compute(params, x, *rest)
 
     def turn(history):
         by_epoch.append(list(seen))
@@ -129,7 +129,7 @@ def test_the_seed_of_fit_keys_the_pixels():
 @pytest.mark.parametrize("form", FORMS)
 def test_every_backend_draws_the_same_pixels(form, backend, monkeypatch):
     """Where the thresholds of two steps at most fit into a block; with a short last batch."""
-    monkeypatch.setattr(step, "NOISE_VALUES", 2 * 10 * 256)
+    monkeypatch.setattr(noise, "NOISE_VALUES", 2 * 10 * 256)
     x = FORMS[form][:45]
     vae, eager = (small_vae(where, dtype="float64") for where in (backend, NumpyBackend(compiled=False)))
     for model in vae, eager:

@@ -6,7 +6,7 @@ import pytest
 import minivae as mv
 from minivae import randomness
 from minivae.model.more_layers import dropout
-from minivae.training import step
+from minivae.training import noise
 
 X = np.random.default_rng(0).random((45, 12))
 
@@ -31,9 +31,20 @@ def test_the_share_that_is_dropped_and_the_mean_that_stays():
 def test_outside_training_nothing_is_dropped():
     """All that users call equals that of the same model without the layers, whose seed gives the same weights."""
     vae, plain = model(), model(0)
-    for name in ("encode", "reconstruct", "evaluate", "loss_and_gradients", "log_likelihood"):
+    for name in ("encode", "reconstruct", "evaluate", "log_likelihood"):
         options = {"samples": 5} if name == "log_likelihood" else {}
         np.testing.assert_equal(getattr(vae, name)(X, **options), getattr(plain, name)(X, **options))
+
+
+def test_in_a_loop_of_ones_own_it_drops_where_noise_is_not_given(backend):
+    """With rates near 1 nothing gets from x to z and from z to x."""
+    vae, plain = model(1 - 1e-9, backend=backend), model(0, backend=backend)
+    eps = np.random.default_rng(1).standard_normal((45, 2))
+    assert vae.loss_and_gradients(X, eps) == plain.loss_and_gradients(X, eps)
+    first, again = vae.loss_and_gradients(X), vae.loss_and_gradients(X)
+    assert first == again and first.kl == 0 and first.reconstruction != plain.evaluate(X).reconstruction
+    half = model(backend=backend)
+    assert half.loss_and_gradients(X).kl != half.loss_and_gradients(X).kl
 
 
 def test_in_training_it_changes_the_course_and_rate_0_does_not():
@@ -57,7 +68,7 @@ def seen_by_the_encoder(monkeypatch, epochs):
 def test_every_step_and_every_epoch_draws_anew_whatever_fits_into_a_block(monkeypatch):
     u = seen_by_the_encoder(monkeypatch, 2)
     assert u.shape == (8, 10, 12) and len(np.unique(u)) > 0.99 * u.size
-    monkeypatch.setattr(step, "NOISE_VALUES", 3 * 10 * 12)  # three steps
+    monkeypatch.setattr(noise, "NOISE_VALUES", 3 * 10 * 12)  # three steps
     np.testing.assert_array_equal(seen_by_the_encoder(monkeypatch, 2), u)
 
 

@@ -45,8 +45,8 @@ def losses(history):
 def batches(x, epochs, batch_size, **options):
     """What each step of each epoch sees: pairs of its pixels and its noise."""
     vae, seen = small_vae(NumpyBackend(compiled=False)), []
-    compute = vae.losses_and_gradients
-    vae.losses_and_gradients = lambda params, x, eps, *rest: seen.append((x, eps)) or compute(params, x, eps, *rest)
+    compute = vae.forward_and_backward
+    vae.forward_and_backward = lambda params, x, eps, *rest: seen.append((x, eps)) or compute(params, x, eps, *rest)
     mv.fit(vae, x, epochs=epochs, batch_size=batch_size, **options)
     steps = len(seen) // epochs
     return [seen[i * steps : (i + 1) * steps] for i in range(epochs)]

@@ -45,8 +45,8 @@ def test_a_history_is_a_table_that_can_be_written(tmp_path):
 def test_a_share_for_validation_is_a_random_part_that_is_not_trained_on():
     x, seen = data(40), []
     vae = make(backend=NumpyBackend(compiled=False))
-    original = vae.losses_and_gradients
-    vae.losses_and_gradients = lambda params, x, *rest: seen.append(x.copy()) or original(params, x, *rest)
+    original = vae.forward_and_backward
+    vae.forward_and_backward = lambda params, x, *rest: seen.append(x.copy()) or original(params, x, *rest)
     history = mv.fit(vae, x, 0.25, epochs=1, batch_size=7)
     trained = {row.tobytes() for batch in seen for row in batch}
     held_out = np.array([row for row in x if row.tobytes() not in trained])
@@ -118,8 +118,8 @@ def test_the_share_for_validation_is_the_same_in_every_training():
     """What one training holds out the next must not train on."""
     seen = []
     vae = make(backend=NumpyBackend(compiled=False))
-    original = vae.losses_and_gradients
-    vae.losses_and_gradients = lambda params, x, *rest: seen.append(x.copy()) or original(params, x, *rest)
+    original = vae.forward_and_backward
+    vae.forward_and_backward = lambda params, x, *rest: seen.append(x.copy()) or original(params, x, *rest)
     for _ in range(3):
         mv.fit(vae, data(40), 0.25, epochs=1, batch_size=7)
     assert len({row.tobytes() for batch in seen for row in batch}) == 30
@@ -245,7 +245,7 @@ def by_hand(vae, x, betas, lrs, batch_size=10, seed=0, before=0):
         for start in range(0, len(x), batch_size):
             rows = order[start : start + batch_size]
             eps = noise.standard_normal((1, len(rows), vae.latent_dim), np.float32).astype(p.dtype)
-            _, g = vae.losses_and_gradients(vae.named(p), x[rows].astype(p.dtype), eps, np.full(1, beta))
+            _, g = vae.forward_and_backward(vae.named(p), x[rows].astype(p.dtype), eps, np.full(1, beta))
             p = p - lr * g
     return p
 

@@ -171,7 +171,8 @@ def test_a_vae_trains_with_it(likelihood, backend):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: mv.SharedVarianceGaussian(0), "std must be positive, got 0"),
+        (lambda: mv.SharedVarianceGaussian(0), "std should be at least min_std = 0.001, got 0"),
+        (lambda: mv.SharedVarianceGaussian(1e-4), "std should be at least min_std = 0.001, got 0.0001"),
         (lambda: mv.PredictedVarianceGaussian(min_std=-1), "min_std must be positive, got -1"),
         (lambda: mv.Categorical(1), "levels should be an integer of at least 2, got 1"),
         (

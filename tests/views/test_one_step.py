@@ -79,7 +79,7 @@ def test_numbers_are_those_of_numpy(name, digit, tmp_path):
 
     def expected():
         arrays = x.astype(vae.dtype), eps.astype(vae.dtype), vae.beta_array, vae._one_hot(vae.labels.check(y, 1))
-        return np.concatenate([part.ravel() for part in vae.losses_and_gradients(vae._params, *arrays)])
+        return np.concatenate([part.ravel() for part in vae.forward_and_backward(vae._params, *arrays)])
 
     expectation = expected()
     np.testing.assert_allclose(first, expectation, 1e-5, 1e-5)
