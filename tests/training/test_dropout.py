@@ -72,6 +72,15 @@ def test_every_step_and_every_epoch_draws_anew_whatever_fits_into_a_block(monkey
     np.testing.assert_array_equal(seen_by_the_encoder(monkeypatch, 2), u)
 
 
+def test_blocks_of_fewer_steps_change_nothing_for_pixels_either(monkeypatch):
+    """Of a block, thresholds of pixels have room for three steps and what is dropped for one."""
+    whole, parts = model(), model()
+    train(whole, binarize="dynamic")
+    monkeypatch.setattr(noise, "NOISE_VALUES", 3 * 10 * 12)
+    train(parts, binarize="dynamic")
+    np.testing.assert_array_equal(parts.parameters.flat, whole.parameters.flat)
+
+
 def test_what_is_dropped_has_a_key_of_its_own(monkeypatch):
     drawn = randomness.generator(0, randomness.FIT_UNIFORM, 1).random((4, 120), np.float32)
     np.testing.assert_array_equal(seen_by_the_encoder(monkeypatch, 1), drawn.reshape(4, 10, 12))
