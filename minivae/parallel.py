@@ -177,13 +177,21 @@ def _world():
     return MPI.COMM_WORLD
 
 
+@contextlib.contextmanager
 def _blas_threads():
-    """Holds BLAS to one thread, unless a number was asked for."""
+    """Holds BLAS to one thread, unless a number was asked for; that of SciPy, too, which is loaded later."""
     if any(map(os.environ.get, THREADS_ASKED_FOR)):
-        return contextlib.nullcontext()
+        yield
+        return
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1, user_api="blas")
+    os.environ.update(dict.fromkeys(THREADS_ASKED_FOR, "1"))
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        for name in THREADS_ASKED_FOR:
+            os.environ.pop(name, None)
 
 
 def _see_one_gpu(world):

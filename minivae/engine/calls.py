@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from .convolution import chunk_steps
-from .plan import Plan, over, squeezed
+from .plan import Plan, elementwise_of, over, squeezed
 from .tracing import CAST, COPY, rows
 
 PIECE = 1 << 17  # values of each array in a piece
@@ -34,7 +34,7 @@ class Calls:
 
 def _loop(group):
     """Those values of a group that run piece by piece."""
-    loop = [value for value in group if value.kind == "elementwise"]
+    loop = elementwise_of(group)
     return loop if len(loop) > 1 and loop[0].size > PIECE else []
 
 

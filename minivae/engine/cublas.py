@@ -7,6 +7,8 @@ would serve, but it is a large dependency for the six functions used here.
 import ctypes
 from ctypes import POINTER, byref, c_double, c_float, c_int, c_size_t, c_void_p
 
+from .plan import stored
+
 NO_TRANSPOSE, TRANSPOSE = 0, 1  # cublasOperation_t
 TF32_MATH = 3  # CUBLAS_TF32_TENSOR_OP_MATH
 WORKSPACE_BYTES = 32 * 2**20  # what NVIDIA advises for Hopper; smaller GPUs need less
@@ -61,7 +63,10 @@ class Products:
             raise TypeError(f"matmul: {a.dtype} @ {b.dtype} -> {out.dtype}: expected one of float32, float64")
         name, real = self._kinds[out.dtype.char]
         # cuBLAS counts by columns, and out in C order read by columns is out' = b' a'.
-        (out_operation, out_leading), (b_operation, b_leading), (a_operation, a_leading) = map(_operand, (out, b, a))
+        for x in (out, b, a):
+            if stored(x) is None:
+                raise ValueError(f"matmul: {x.shape} with strides {x.strides} would need a copy")
+        (out_operation, out_leading), (b_operation, b_leading), (a_operation, a_leading) = map(stored, (out, b, a))
         if out_operation != NO_TRANSPOSE:
             raise ValueError(f"matmul: the rows of out should be contiguous; its strides are {out.strides}")
         arguments = (
@@ -87,25 +92,3 @@ class Products:
         status = getattr(self._library, name)(*arguments)
         if status:
             raise RuntimeError(f"{name} failed with cuBLAS status {status}")
-
-
-def is_matrix(x):
-    """Whether cuBLAS can take a two-dimensional array as it lies in memory: its rows, or its columns, contiguous."""
-    return _layout(x) is not None
-
-
-def _operand(x):
-    """The operation that makes x' of x's memory read by columns, and how many values apart these columns lie."""
-    layout = _layout(x)
-    if layout is None:
-        raise ValueError(f"matmul: {x.shape} with strides {x.strides} would need a copy")
-    return layout
-
-
-def _layout(x):
-    (rows, columns), (down, across) = x.shape, (step // x.dtype.itemsize for step in x.strides)
-    if (across == 1 or columns == 1) and (down >= columns or rows == 1):
-        return NO_TRANSPOSE, down if rows > 1 else columns
-    if (down == 1 or rows == 1) and (across >= rows or columns == 1):
-        return TRANSPOSE, across if columns > 1 else rows
-    return None

@@ -132,7 +132,7 @@ def offset(shape, steps, i):
 
 def is_uniform(constant):
     """Whether all elements of a constant are the same number."""
-    return bool((constant.ghost == constant.ghost.flat[0]).all())
+    return constant.ghost.tobytes() == constant.ghost.flat[0].tobytes() * constant.ghost.size
 
 
 class Code:

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .convolution import chunk_steps
 from .cuda import EXPRESSIONS, START, is_uniform
-from .plan import Plan, merged, over, whole_loop
+from .plan import Plan, elementwise_of, merged, over, whole_loop
 from .tracing import CAST, Untraceable, rows, trace
 
 # The views of the memory. JavaScript's integers of 64 bits are slow; as floats they are exact up to 2^53.
@@ -104,10 +104,6 @@ class _Memory:
         return (array.__array_interface__["data"][0] - self.block.ctypes.data) // array.itemsize
 
 
-def elementwise_of(group):
-    return [value for value in group if value.kind == "elementwise"]
-
-
 def javascript(function, arrays, dtype=None):
     """A step as JavaScript: the text of an expression, a function that makes a new instance of the step.
 
@@ -159,7 +155,7 @@ class Program:
 
     @property
     def text(self):
-        views = {name: (TYPES[array.dtype.name], array) for name, array in self.plan.trace._arrays.items()}
+        views = {name: (TYPES[array.dtype.name], array) for name, array in self.plan.trace.arrays.items()}
         kinds = {"F4": "Float32Array", "F8": "Float64Array", "U1": "Uint8Array"}
         lines = [
             "() => {",

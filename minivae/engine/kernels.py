@@ -16,9 +16,8 @@ from functools import partial
 import numpy as np
 
 from .convolution import chunk_steps
-from .cublas import is_matrix
 from .cuda import BLOCK, Code, c_type, check, copy, elements, reductions, row_sums
-from .plan import Plan, overlap, whole_loop
+from .plan import Plan, elementwise_of, overlap, stored, whole_loop
 from .tracing import CAST, Untraceable, rows
 
 SMALL = 1024  # elements of a loop that is short enough for a single block
@@ -76,7 +75,7 @@ class Kernels:
 
     def _add(self, group):
         values = [value for value in group if value.number not in self.anew]
-        loop, sums = _elementwise(values), [value for value in values if value.kind == "reduce"]
+        loop, sums = elementwise_of(values), [value for value in values if value.kind == "reduce"]
         if loop and sums:
             self._loop(row_sums(self.plan, loop, sums))
         elif loop:
@@ -113,7 +112,7 @@ class Kernels:
         """A product, of copies where cuBLAS cannot take a matrix as it lies in memory."""
         operands = []
         for side, x in (("left", a), ("right", b)):
-            operands.append(x if is_matrix(x) else self.plan.scratch("", side, x.shape, x.dtype))
+            operands.append(x if stored(x) else self.plan.scratch("", side, x.shape, x.dtype))
             if operands[-1] is not x:
                 self._loop(copy(operands[-1], x))
         self._work.append(self.products.bind(*operands, out, add))
@@ -150,10 +149,6 @@ class Kernels:
         return source, [
             partial(module.get_function(call[0]), *call[1:]) if isinstance(call, tuple) else call for call in calls
         ]
-
-
-def _elementwise(group):
-    return [value for value in group if value.kind == "elementwise"]
 
 
 # ---------------------------------------------------------------------------------------- what is made where it is read
@@ -204,7 +199,7 @@ def _is_quick(value):
 
 def _first_writes(plan):
     """By the name of an input, the first group that writes to its array."""
-    first, arrays = {}, plan.trace._arrays
+    first, arrays = {}, plan.trace.arrays
     for name, value in plan.trace.assigned.items():
         if value.base.number in plan.direct:
             parts = [part for part, (whole, _) in plan.inside.items() if whole is value.base]

@@ -8,6 +8,7 @@ hold; they are right to a few units in the last place, for infinities and NaN to
 
 import ctypes
 import ctypes.util
+import functools
 import hashlib
 import math
 import os
@@ -85,34 +86,21 @@ class Register:
         """Another register, or a Python number as a constant of this register's type."""
         return x if isinstance(x, Register) else self.code.number(x, self.type)
 
-    def _arithmetic(self, name, x, y):
-        x, y = self.like(x), self.like(y)
-        name = f"f{name} {FLAGS}" if self.is_float else "udiv" if name == "div" else name
-        return self.code.set(self.type, f"{name} {x.typed}, {y.name}")
+    def _arithmetic(self, name, y):
+        name = f"f{name} {FLAGS}" if self.is_float else name
+        return self.code.set(self.type, f"{name} {self.typed}, {self.like(y).name}")
 
     def __add__(self, y):
-        return self._arithmetic("add", self, y)
-
-    def __radd__(self, x):
-        return self._arithmetic("add", x, self)
+        return self._arithmetic("add", y)
 
     def __sub__(self, y):
-        return self._arithmetic("sub", self, y)
-
-    def __rsub__(self, x):
-        return self._arithmetic("sub", x, self)
+        return self._arithmetic("sub", y)
 
     def __mul__(self, y):
-        return self._arithmetic("mul", self, y)
-
-    def __rmul__(self, x):
-        return self._arithmetic("mul", x, self)
+        return self._arithmetic("mul", y)
 
     def __truediv__(self, y):
-        return self._arithmetic("div", self, y)
-
-    def __rtruediv__(self, x):
-        return self._arithmetic("div", x, self)
+        return self._arithmetic("div", y)
 
     def __neg__(self):
         return self.code.set(self.type, f"fneg {self.typed}")
@@ -243,7 +231,7 @@ def log(x):
     y = _log(f, k) - select(small, x.like(23 * math.log(2)), 0.0)
     y = select(x.compare("oeq", 0.0), -math.inf, y)
     y = select(x < 0.0, math.nan, y)
-    return select(x < math.inf, y, select(x > 0.0, x, select(x < 0.0, math.nan, x)))
+    return select(x < math.inf, y, x)  # infinity and NaN stay
 
 
 def log1p(x):
@@ -310,6 +298,10 @@ def comparison(test):
     return lambda x, y: x.compare(test, y)
 
 
+def intrinsic(name):
+    return lambda x: x.intrinsic(name)
+
+
 def from_c_library(name):
     return lambda x: x.call(name + ("f" if x.type == "f4" else ""))
 
@@ -332,14 +324,9 @@ FUNCTIONS = {
     np.negative: lambda x: -x,
     np.positive: lambda x: x,
     np.square: lambda x: x * x,
-    np.reciprocal: lambda x: 1.0 / x,
-    np.sqrt: lambda x: x.intrinsic("sqrt"),
-    np.absolute: lambda x: x.intrinsic("fabs"),
-    np.fabs: lambda x: x.intrinsic("fabs"),
-    np.rint: lambda x: x.intrinsic("rint"),
-    np.floor: lambda x: x.intrinsic("floor"),
-    np.ceil: lambda x: x.intrinsic("ceil"),
-    np.trunc: lambda x: x.intrinsic("trunc"),
+    np.reciprocal: lambda x: x.like(1.0) / x,
+    np.absolute: intrinsic("fabs"),
+    **{getattr(np, name): intrinsic(name) for name in ("sqrt", "fabs", "rint", "floor", "ceil", "trunc")},
     np.maximum: maximum,
     np.minimum: minimum,
     np.sign: sign,
@@ -402,18 +389,14 @@ def _machine():
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
 
 
-_library = None
-
-
-def _link_c_library():
-    """Let compiled code call the C library's functions by name."""
-    global _library
-    if _library is None:
-        name = "ucrtbase" if os.name == "nt" else ctypes.util.find_library("m")
-        _library = ctypes.CDLL(name)
-        for name in C_LIBRARY:
-            for variant in (name, name + "f"):
-                llvm.add_symbol(variant, ctypes.cast(getattr(_library, variant), ctypes.c_void_p).value)
+@functools.cache
+def _c_library():
+    """The C library, whose functions compiled code can call by name from now on."""
+    library = ctypes.CDLL("ucrtbase" if os.name == "nt" else ctypes.util.find_library("m"))
+    for name in C_LIBRARY:
+        for variant in (name, name + "f"):
+            llvm.add_symbol(variant, ctypes.cast(getattr(library, variant), ctypes.c_void_p).value)
+    return library
 
 
 def compile_module(text, names):
@@ -424,7 +407,7 @@ def compile_module(text, names):
     """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    _link_c_library()
+    _c_library()
     declared = [f"declare {t} @{name}{s}({t})" for name in C_LIBRARY for t, s in (("double", ""), ("float", "f"))]
     text = "\n".join([*DECLARATIONS, *declared, text])
     machine = _machine()

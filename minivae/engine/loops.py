@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import llvm
 from .convolution import PATCH_BYTES, chunk_steps, correlate_weights
 from .llvm import TYPES, Code, Register, function_of, type_of
-from .plan import Plan, merged, over, whole_loop
+from .plan import Plan, elementwise_of, merged, over, stored, whole_loop
 from .threads import MAX_WORKERS, WORDS, Crew, blas, cython_blas, product_kernel
 from .tracing import Untraceable, rows
 
@@ -55,30 +55,23 @@ class Instruction:
     join: bool = False
 
 
-def elementwise_of(group):
-    """The values that a group makes in one loop."""
-    return [value for value in group if value.kind == "elementwise"]
-
-
 class Loops:
     """A compiled step; a call runs it once.
 
     instructions : the list, of Instruction
-    groups       : pairs of a group and the number of instructions up to its end
     n_workers    : how many threads work through it
     """
 
     def __init__(self, trace, backend, n_workers=None):
         self.n_workers = n_workers or blas.n_threads
         self.plan = Plan(trace, backend.empty, lambda constant: constant, whole_loop)
-        self.instructions, self.groups = [], []
-        self._kernels, self._kept = {}, []  # name -> text; what tables hold the addresses of
+        self.instructions = []
+        self._kernels, self._kept = {}, []  # text -> name; what tables hold the addresses of
         self._phase = [[] for _ in range(self.n_workers)]  # what each thread touches since the last join
         self._owner = None  # the one thread that shall run what is added; None for all
         self._owned = {}  # the address of rows that a product made -> where each thread's share of the values begins
         for group in self.plan.groups:
             self._add_group(group)
-            self.groups.append((group, len(self.instructions)))
         for target, value in self.plan.copies:
             self._add_copy(self.plan.array(value), target)
         if self.instructions:
@@ -94,8 +87,10 @@ class Loops:
 
     def compiled(self):
         """The list as the threads read it, with the addresses of compiled code."""
-        self._code, addresses = llvm.compile_module("\n".join(self._kernels.values()), self._kernels)
-        address = dict(zip(self._kernels, addresses, strict=True)) | {"product": product_kernel()}
+        names = self._kernels.values()
+        text = "\n".join(kernel.replace("NAME", name) for kernel, name in self._kernels.items())
+        self._code, addresses = llvm.compile_module(text, names)
+        address = dict(zip(names, addresses, strict=True)) | {"product": product_kernel()}
         list_ = np.zeros((len(self.instructions), WORDS), np.int64)
         for words, step in zip(list_, self.instructions, strict=True):
             words[:3] = address[step.kernel], step.table.ctypes.data, step.join
@@ -107,7 +102,7 @@ class Loops:
     def _add_group(self, group):
         first = group[0]
         for value in group:
-            for dtype in (value.dtype, *value.dtypes) if value.kind != "primitive" else ():
+            for dtype in (value.dtype, *value.dtypes) if value.function is not rows else ():
                 type_of(dtype, value.line)
         if first.kind == "primitive" and first.function is rows:
             self._add_rows(*map(self.plan.array, first.inputs), self.plan.array(first), first.line)
@@ -181,13 +176,7 @@ class Loops:
             *loads,
             f"  call void @NAME_body({given}, i64 %start, i64 %stop)\n  ret void\n}}\n",
         ]
-        text = "\n".join(text)
-        for name, other in self._kernels.items():
-            if other == text.replace("NAME", name):
-                return name
-        name = f"loop{len(self._kernels)}"
-        self._kernels[name] = text.replace("NAME", name)
-        return name
+        return self._kernels.setdefault("\n".join(text), f"loop{len(self._kernels)}")
 
     def _shares(self, n, per=1, first=0, grain=1):
         """Where each thread's share of n rows begins, and the end, in steps of which a row has so many."""
@@ -200,7 +189,7 @@ class Loops:
         """target = x, perhaps in another dtype."""
         arrays = [over(x, target.shape), over(target, target.shape)]
         type_ = type_of(target.dtype)
-        self._add_elements(arrays, lambda load: {1: load(0).to(type_)})
+        self._add_elements(arrays, lambda _, load: {1: load(0).to(type_)})
 
     def _add_loop(self, group):
         """The elementwise operations of a group as one loop, with the sums along its rows."""
@@ -223,17 +212,16 @@ class Loops:
                     shape = value.shape if value.kind == "elementwise" else source.shape
                     reads[value, source] = place(self.plan.array(source), shape)
         writes = {value: place(self.plan.array(value), value.shape) for value in values if self.plan.in_memory(value)}
-        totals = {value: place(np.broadcast_to(self.plan.array(value), value.inputs[0].shape), value.inputs[0].shape)
-                  for value in sums}  # fmt: skip
+        totals = {value: place(self.plan.array(value), value.inputs[0].shape) for value in sums}
 
-        def body(load):
+        def body(code, load):
             registers = {}
 
             def given(value, source):
                 if source.base.number in made:
                     return registers[source.base.number]
                 if _is_number(source):
-                    return load.code.number(source.ghost.item(), type_of(source.dtype))
+                    return code.number(source.ghost.item(), type_of(source.dtype))
                 return load(reads[value, source])
 
             for value in values:
@@ -248,32 +236,39 @@ class Loops:
     def _add_elements(self, arrays, body, totals=(), function=np.add):
         """A loop over the elements of arrays of one shape, without axes of length 1.
 
-        body(load) : writes the code for one element, of which load(k) is array k's; returns what to store, by array
-        totals     : the arrays, of stride 0 along the last axis, that take the sums of what is stored there, or what
-                     else `function` makes of it
+        body(code, load) : writes the code for one element, of which load(k) is array k's; returns what to store, by
+                           array
+        totals           : the arrays, of stride 0 along the last axis, that take the sums of what is stored there,
+                           or what else `function` makes of it
         """
         space = arrays[0].shape
         sizes, strides = merged(space, arrays, keep_last=bool(totals))
         flat, code = len(sizes) == 1 and not totals, Code()
-        n, units = sizes[-1], math.prod(sizes[:-1])
-        written, load = set(), _Elements(code, arrays, [step[-1] for step in strides])
+        n, units, written = sizes[-1], math.prod(sizes[:-1]), set()
 
         def row(r):
-            load.at_row([offset(code, r, sizes[:-1], step[:-1]) for step in strides])
+            offsets = [offset(code, r, sizes[:-1], step[:-1]) for step in strides]
+            firsts = [pointer(code, f"%a{k}", bytes_) for k, bytes_ in enumerate(offsets)]
             start, stop = ("%start", "%stop") if flat else (0, n)
 
             def element(j, sums):
-                load.at_element(j)
-                stores = body(load)
+                def place(k):
+                    return firsts[k], j * strides[k][-1] if strides[k][-1] else None
+
+                @functools.cache
+                def load(k):
+                    return load_at(code, *place(k), type_of(arrays[k].dtype))
+
+                stores = body(code, load)
                 written.update(stores)
                 for k, x in stores.items():
                     if k not in totals:
-                        load.store(k, x)
+                        store_at(code, *place(k), x)
                 return [fold(function, total, stores[k]) for k, total in zip(totals, sums, strict=True)]
 
             starts = [code.number(START[function], type_of(arrays[k].dtype)) for k in totals]
             for k, total in zip(totals, repeat(code, start, stop, element, starts), strict=True):
-                load.store_in_row(k, total)
+                store_at(code, firsts[k], None, total)
 
         if flat:
             row(None)
@@ -373,7 +368,9 @@ class Loops:
         fast = min(range(x.ndim), key=lambda i: abs(x.strides[i]))
         if fast == 0:
             x = x.transpose([*range(1, x.ndim), 0])
-            self._add_elements([x, np.broadcast_to(out[..., None], x.shape)], lambda load: {1: load(0)}, [1], function)
+            self._add_elements(
+                [x, np.broadcast_to(out[..., None], x.shape)], lambda _, load: {1: load(0)}, [1], function
+            )
             return
         # The innermost loop runs along the values that lie side by side, each of which has a total of its own.
         kept = [i for i in range(1, x.ndim) if i != fast]
@@ -421,15 +418,12 @@ class Loops:
         if weights is not None and len(busy) > 1:
             sums = self.plan.scratch("all", "sums", (len(busy), *weights.shape), weights.dtype)
         for worker, dkernel in zip(busy, sums, strict=True):
-            self._owner, some, copies = worker, images[worker : worker + 2], {}
+            self._owner, some = worker, images[worker : worker + 2]
             for what, *arrays in chunk_steps(self.plan, group, as_strided, PATCH_BYTES, some, dkernel, str(worker)):
                 if what == "copy":
                     self._add_copy(*arrays)
                 else:
-                    a, b = arrays[:2]
-                    if id(b) not in copies:  # the same weights for all chunks
-                        copies[id(b)] = b, self._dense(b)
-                    self._add_product(a, copies[id(b)][1], arrays[-1], accumulate=what == "accumulate")
+                    self._add_product(*arrays[:2], arrays[-1], accumulate=what == "accumulate")
         self._owner = None
         if weights is not None and len(busy) > 1:
             self._add_reduction(np.add, sums, self.plan.array(weights)[None], (0,))
@@ -441,7 +435,7 @@ class Loops:
         a, b = map(self._dense, (a, b))
         (m, k), n = a.shape, b.shape[1]
         size = LEAST_VALUES if m * n * k >= LEAST_PRODUCTS else 0
-        if m >= n or (_stored(a)[0] == "T" and m >= 32 * self.n_workers):
+        if m >= n or (stored(a)[0] == 1 and m >= 32 * self.n_workers):
             words = self._product(a, b, out, accumulate, (a.strides[0], 0, out.strides[0]))
             accesses = [Access(a, 1, False), Access(b, 0, False), Access(out, 1, True)]
             shares = self._add("product", words, self._shares(m), accesses, size)
@@ -455,7 +449,7 @@ class Loops:
 
     def _dense(self, matrix):
         """The matrix, or where BLAS cannot read it a copy."""
-        if _stored(matrix):
+        if stored(matrix):
             return matrix
         copy = self.plan.empty(matrix.shape, matrix.dtype)
         self._add_copy(matrix, copy)
@@ -463,10 +457,13 @@ class Loops:
 
     def _product(self, a, b, out, accumulate, steps):
         """The table of "product" in runner.ll. BLAS, which stores matrices by columns, is asked for out' = b' a'."""
+        if out.dtype.kind != "f":
+            raise Untraceable(f"BLAS multiplies floats, not {out.dtype}")
         if not BLAS_TAKES_INT:
             raise Untraceable("this SciPy's BLAS takes integers of 64 bits")
-        (a_order, a_apart), (b_order, b_apart), (_, out_apart) = map(_stored, (a, b, out))
-        orders, scales = np.frombuffer((b_order + a_order).encode(), np.uint8), np.array([1, accumulate], out.dtype)
+        (a_order, a_apart), (b_order, b_apart), (_, out_apart) = map(stored, (a, b, out))
+        orders = np.array([ord("NT"[b_order]), ord("NT"[a_order])], np.uint8)
+        scales = np.array([1, accumulate], out.dtype)
         numbers = np.array([b.shape[1], *a.shape, b_apart, a_apart, out_apart], np.int32)
         self._kept += [a, b, out, orders, scales, numbers]
         by_rows = steps[0] != 0 or steps[1] == 0
@@ -485,19 +482,6 @@ def gemm(dtype):
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     return get(capsule, name(capsule))
-
-
-def _stored(matrix):
-    """How BLAS calls a matrix of rows or its transpose, and how many values its rows or columns lie apart.
-
-    None for a matrix whose values lie apart in both directions, or backwards.
-    """
-    (rows_, columns), (along, across) = matrix.shape, (stride // matrix.itemsize for stride in matrix.strides)
-    if (across == 1 or columns == 1) and (along >= columns or rows_ == 1):
-        return "N", max(along, columns)
-    if (along == 1 or rows_ == 1) and across >= rows_:
-        return "T", across
-    return None
 
 
 def _within(array, address):
@@ -595,30 +579,3 @@ def fold(function, total, x):
     if function is np.add:
         return x.code.set(x.type, f"fadd reassoc {llvm.FLAGS} {total.typed}, {x.name}")
     return total.intrinsic("maximum" if function is np.maximum else "minimum", x)
-
-
-class _Elements:
-    """The elements of a loop's arrays that one pass reads and writes."""
-
-    def __init__(self, code, arrays, strides):
-        self.code, self.strides, self.types = code, strides, [type_of(array.dtype) for array in arrays]
-
-    def at_row(self, offsets):
-        self._rows = [pointer(self.code, f"%a{k}", offset) for k, offset in enumerate(offsets)]
-
-    def at_element(self, j):
-        self._j, self._loaded = j, {}
-
-    def _offset(self, k):
-        return self._j * self.strides[k] if self.strides[k] else None
-
-    def __call__(self, k):
-        if k not in self._loaded:
-            self._loaded[k] = load_at(self.code, self._rows[k], self._offset(k), self.types[k])
-        return self._loaded[k]
-
-    def store(self, k, x):
-        store_at(self.code, self._rows[k], self._offset(k), x)
-
-    def store_in_row(self, k, x):
-        store_at(self.code, self._rows[k], None, x)

@@ -53,6 +53,20 @@ def merged(space, arrays, keep_last=False):
     return sizes, [list(steps) for steps in zip(*strides, strict=True)]
 
 
+def stored(matrix):
+    """Whether BLAS is to read a matrix or its transpose, and how many values the rows of the one it reads lie apart.
+
+    The first is 0 where the matrix lies row by row, 1 where its transpose does, as cuBLAS counts. None for a matrix
+    whose values lie apart in both directions, or backwards.
+    """
+    (n_rows, n_columns), (down, across) = matrix.shape, (step // matrix.dtype.itemsize for step in matrix.strides)
+    if (across == 1 or n_columns == 1) and (down >= n_columns or n_rows == 1):
+        return 0, max(down, n_columns)
+    if (down == 1 or n_rows == 1) and across >= n_rows:
+        return 1, across
+    return None
+
+
 def aligned(view):
     """Whether a value holds all elements of its base in the same order, but for axes of length 1."""
     return same_memory(view.ghost, view.base.ghost)
@@ -109,7 +123,7 @@ class Groups:
         a, b = self.members[one], self.members[other]
         if a[0].kind == b[0].kind == "primitive":
             return _share_windows(a, b)
-        loops = [[v for v in group if v.kind == "elementwise"] for group in (a, b)]
+        loops = map(elementwise_of, (a, b))
         space = next((squeezed(v.shape) for group in loops for v in group), None)
         if space is None or math.prod(space) < 2:
             return False
@@ -162,9 +176,14 @@ def _share_windows(a, b):
     return apart and a[0].inputs[0] is b[0].inputs[0] and repr(a[0].settings) == repr(b[0].settings)
 
 
+def elementwise_of(group):
+    """The values of a group that one loop can make."""
+    return [value for value in group if value.kind == "elementwise"]
+
+
 def whole_loop(group):
     """All of a group that has elementwise operations, for engines that make them and their sums in one loop."""
-    return group if any(value.kind == "elementwise" for value in group) else []
+    return group if elementwise_of(group) else []
 
 
 # ------------------------------------------------------------------------------------------------------- memory
@@ -189,7 +208,7 @@ class Plan:
     """
 
     def __init__(self, trace, empty, upload, loop):
-        self.trace, self.empty, self.bytes = trace, empty, 0
+        self.trace, self._empty, self.bytes = trace, empty, 0
         self._scratch = {}
         values = trace.live()
         self.groups = Groups(values).in_order()
@@ -203,13 +222,19 @@ class Plan:
         self.in_loop = {value.number for group in self.groups for value in loop(group)}
         self.arrays = {}
         for value in trace.inputs.values():
-            self.arrays[value.number] = trace._arrays[value.settings]
+            self.arrays[value.number] = trace.arrays[value.settings]
         for value in values:
             if value.kind == "constant":
                 self.arrays[value.number] = upload(value.ghost)
         self.inside = {}
         self._find_places()
         self._allocate()
+
+    def empty(self, shape, dtype):
+        """New memory, which the step keeps."""
+        array = self._empty(shape, dtype)
+        self.bytes += array.nbytes
+        return array
 
     def array(self, value):
         """A value's array, for a value in memory or a view of one."""
@@ -226,13 +251,11 @@ class Plan:
         key = owner, purpose, tuple(shape), np.dtype(dtype)
         if key not in self._scratch:
             self._scratch[key] = self.empty(shape, dtype)
-            self.bytes += self._scratch[key].nbytes
         return self._scratch[key]
 
     def zeros(self, shape, dtype):
         array = self.empty(shape, dtype)
         array.fill(0)
-        self.bytes += array.nbytes
         return array
 
     # ---------------------------------------------------------------------------------------------- places
@@ -241,7 +264,7 @@ class Plan:
         """Which values are written straight into an input's array or into a concatenation."""
         trace, self.copies, self.direct = self.trace, [], {}
         self._assigned = {value.base.number for value in trace.assigned.values()}
-        targets = {name: trace._arrays[name] for name in trace.assigned}
+        targets = {name: trace.arrays[name] for name in trace.assigned}
         for name, target in targets.items():
             for other, array in targets.items():
                 if name < other and overlap(target, array):
@@ -262,14 +285,14 @@ class Plan:
 
         An operation of the same loop may also read the input, at the element that it is at, before this is written.
         """
-        base, target = value.base, self.trace._arrays[name]
+        base, target = value.base, self.trace.arrays[name]
         if base.kind in ("input", "constant") or base.number in self.direct or base.number in self.inside:
             return False
         if not aligned(value) or not _compatible(base.ghost, target):
             return False
         parts = [part for part, (whole, _) in self.inside.items() if whole is base]
         first = min(self.at[number] for number in (base.number, *parts))
-        for other, array in self.trace._arrays.items():
+        for other, array in self.trace.arrays.items():
             if not overlap(target, array):
                 continue
             for reader, source in self.readers.get(self.trace.inputs[other].number, []):
@@ -372,7 +395,6 @@ class Plan:
             buffer = min(fits, key=lambda b: b.size)
             free[:] = [b for b in free if b is not buffer]
             return buffer
-        self.bytes += value.size * value.dtype.itemsize
         return self.empty((value.size,), value.dtype)
 
 

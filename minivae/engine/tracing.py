@@ -9,7 +9,7 @@ The list is in single-assignment form: each `Value` is made once, by one operati
 are made once only, and those that nobody needs fall away. Kinds of values:
 
     input        an array that the step is given, and may give a new value
-    constant     any other array, and numbers; what is made of constants alone is computed at once
+    constant     any other array, and numbers; element by element, what is made of constants alone is computed at once
     view         the same values in another shape: slices, transposes, reshapes, broadcasts
     elementwise  ufuncs, np.where, np.clip, a cast to another dtype
     reduce       np.sum, np.max, np.min over axes
@@ -35,8 +35,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from ..errors import MiniVAEError
 
 FEW_VALUES = 64  # so many may have a wider dtype than the model's: Adam's powers, the sums of losses
-HERE = os.path.dirname(os.path.abspath(__file__))
-NUMPY = os.path.dirname(os.path.abspath(np.__file__))
+HERE, NUMPY = (os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in (__file__, np.__file__))
 
 
 class Untraceable(MiniVAEError):
@@ -48,7 +47,7 @@ class Line:
 
     def __init__(self):
         frame = sys._getframe(1)
-        while os.path.dirname(frame.f_code.co_filename).startswith((HERE, NUMPY)):
+        while frame.f_code.co_filename.startswith((HERE, NUMPY)):
             frame = frame.f_back
         self.file, self.number, self.function = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
 
@@ -71,7 +70,8 @@ class Value(NDArrayOperatorsMixin):
 
     kind, function, inputs, settings : the operation; for an elementwise one `function` is a ufunc, np.where, CAST or
         COPY, and `dtypes` are those in which it takes its inputs
-    ghost : an array of the same shape, dtype and layout, whose memory nobody has ever touched
+    ghost : an array of the same shape, dtype and layout: of an input the step's own, of a constant its values, of all
+            others memory that nobody touches
     base  : the value whose memory this is a view into, itself for all that are no views;  `view` makes it from there
     """
 
@@ -225,8 +225,10 @@ class Trace:
     def __init__(self, arrays, dtype=None):
         self.values, self.assigned, self._memo, self._shared = [], {}, {}, set()
         self.dtype = None if dtype is None else np.dtype(dtype)
-        self._arrays = arrays
+        self.arrays = arrays
         for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) and not array.flags.c_contiguous:
+                raise Untraceable(f"the array {name!r} should be C-contiguous, as it lies on a GPU")
             if not array.ndim or not array.size:
                 raise Untraceable(f"the array {name!r} should have an axis and a value, got shape {array.shape}")
         self.inputs = {
@@ -278,7 +280,7 @@ class Trace:
                 refuse("this value comes from the trace of another step")
             return x
         if isinstance(x, np.ndarray):
-            for name, array in self._arrays.items():
+            for name, array in self.arrays.items():
                 if isinstance(array, np.ndarray) and np.may_share_memory(x, array):
                     refuse(f"it reads the memory of {name!r} past the stand-in, so what it holds now would be frozen")
             if not x.size:
@@ -395,6 +397,8 @@ class Trace:
         return self._add("matmul", np.empty((a.shape[0], b.shape[1]), a.dtype), np.matmul, (a, b))
 
     def concatenate(self, parts, axis=0):
+        if axis is None:
+            refuse("np.concatenate joins along an axis: flatten the parts first")
         parts = tuple(self.lift(part) for part in parts)
         (axis,) = normalize_axis_tuple(axis, parts[0].ndim)
         if any(part.dtype != parts[0].dtype for part in parts):
@@ -476,8 +480,8 @@ def _where(trace, condition, x, y):
     return trace.elementwise(np.where, (condition, x, y), (np.dtype(bool), dtype, dtype, dtype))
 
 
-def _clip(trace, x, low, high):
-    return np.minimum(np.maximum(x, low), high)
+def _clip(trace, x, a_min, a_max):
+    return np.minimum(np.maximum(x, a_min), a_max)
 
 
 def _reduction(ufunc):

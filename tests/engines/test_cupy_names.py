@@ -215,7 +215,7 @@ def test_the_views_of_cupys_arrays_lie_where_those_of_numpys_do(name):
         made = []
         for recorder in fake, real:
             list_ = tracing.trace(step.step, step.arrays, step.vae.dtype)
-            list_._arrays = {key: recorder.empty(array.shape, array.dtype) for key, array in step.arrays.items()}
+            list_.arrays = {key: recorder.empty(array.shape, array.dtype) for key, array in step.arrays.items()}
             made.append(recorder.kernels(list_))
         assert made[0][0] == made[1][0]
         assert made[0][1] == made[1][1] and len(made[0][1]) > 10

@@ -16,7 +16,7 @@ from minivae.engine import cuda, kernels
 from minivae.engine.backend import Eager
 from minivae.engine.convolution import Axis, Windows, correlate, correlate_weights
 from minivae.engine.kernels import Kernels
-from minivae.engine.tracing import rows
+from minivae.engine.tracing import Untraceable, rows, trace
 from minivae.gradcheck import conditional_networks, conv_networks, small_flows
 from minivae.training.state import Training
 
@@ -84,6 +84,17 @@ def test_functions_of_two_numbers_as_numpy_has_them(gpu, dtype):
 
     host = {"x": x, "y": y} | {f.__name__: np.zeros_like(x) for f in functions}
     run(gpu, step, host, rtol=4e-6 if dtype == "float32" else 1e-14)
+
+
+def test_zeros_of_either_sign_are_not_one_number(gpu):
+    zeros = np.array([0.0, -0.0], "float32")
+    run(gpu, lambda a: {"y": np.copysign(a["x"], zeros)}, {"x": np.ones(2, "float32"), "y": normal(2)})
+
+
+def test_an_array_that_is_not_contiguous_is_refused(gpu):
+    whole = gpu.empty((4, 6), np.float32)
+    with pytest.raises(Untraceable, match="the array 'x' should be C-contiguous, as it lies on a GPU"):
+        trace(lambda a: {"x": a["x"] + 1}, {"x": whole[:, :3]})
 
 
 def test_maximum_and_minimum_keep_a_nan(gpu):

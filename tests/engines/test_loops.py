@@ -744,6 +744,18 @@ def test_what_loops_do_not_know_runs_on_one_core_after_one_message(name, capsys)
     assert "test_loops.py:" in message
 
 
+@pytest.mark.parametrize("dtype, said", [("float16", "float16"), ("int64", "BLAS multiplies floats")])
+def test_convolutions_of_other_numbers_run_on_one_core_after_one_message(dtype, said, capsys):
+    axis = Axis(5, 4, 2, 1, 0).convolution()
+    windows = Windows(axis, axis, (4, 4), 2)
+    x, w = np.arange(50).reshape(2, 5, 5, 1).astype(dtype), np.arange(12).reshape(2, 2, 1, 3).astype(dtype)
+    arrays = {"x": x, "w": w, "y": np.zeros((2, 4, 4, 3), dtype)}
+    mv.get_backend("numba").compile(lambda a: {"y": correlate(a["x"], a["w"], windows)}, arrays)()
+    np.testing.assert_array_equal(arrays["y"], correlate(x, w, windows))
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("minivae: this step runs on one core: ") and said in message
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where compiled code is kept, which is empty."""

@@ -106,6 +106,11 @@ def test_what_differs_by_its_sign_or_type_only_is_not_the_same_constant():
     )
 
 
+def test_clip_by_the_names_of_its_bounds():
+    step = lambda a: {"y": np.clip(a["x"], a_min=-0.5, a_max=a["x"] * 2)}  # noqa: E731
+    assert_same(step, dict(zip("xy", x(2, 3, 4), strict=True)))
+
+
 def test_equal_operations_are_shared_and_what_nobody_needs_falls_away():
     def step(a):
         y = np.exp(a["x"]) + np.exp(a["x"])
@@ -228,6 +233,7 @@ UNTRACEABLE = {
     "if": (lambda a: a["x"] * (2 if (a["x"] > 0).any() else 1), "look at values"),
     "if of an array": (lambda a: a["x"] * (2 if a["s"] > 0 else 1), "look at values"),
     "float": (lambda a: a["x"] * a["s"].item(), "look at values"),
+    "flat join": (lambda a: np.concatenate([a["x"], a["x"]], axis=None)[:12].reshape(4, 3), "joins along an axis"),
     "asarray": (lambda a: np.asarray(a["x"]) * 2, "look at values"),
     "array of values": (lambda a: np.array([a["x"][0], *a["x"][1:4].tolist()]), "look at values"),
     "for": (lambda a: np.stack([row * 2 for row in a["x"]]), "look at values"),

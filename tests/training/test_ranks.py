@@ -244,7 +244,8 @@ def test_blas_has_one_thread_unless_asked_otherwise(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         with parallel.mpi():
-            assert threads() == {1}
+            assert threads() == {1} and os.environ["OPENBLAS_NUM_THREADS"] == "1"  # also for what is loaded later
+        assert "OPENBLAS_NUM_THREADS" not in os.environ
         monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
         with parallel.mpi():
             assert threads() == {2}
