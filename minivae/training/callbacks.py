@@ -135,11 +135,10 @@ def loss_formula(vae, samples=1, val_samples=1):
     if type(vae.bound) is ELBO:
         lines = [f"loss = reconstruction + {'KL' if vae.beta == 1 else 'beta KL'}, in nats per example"]
     else:
-        lines = [
-            f"loss = minus the {type(vae.bound).__name__} bound of {_samples(samples)}, in nats per example",
-            *[f"validation takes {_samples(val_samples)}: its loss is another bound"] * (val_samples != samples),
-            "reconstruction and KL are means over the samples, and do not add up to it",
-        ]
+        lines = [f"loss = minus the {type(vae.bound).__name__} bound of {_samples(samples)}, in nats per example"]
+        if val_samples != samples:
+            lines.append(f"validation takes {_samples(val_samples)}: its loss is another bound")
+        lines.append("reconstruction and KL are means over the samples, and do not add up to it")
     if vae.free_bits:
         lines.append(f"in training the KL of each dimension counts as at least {vae.free_bits:g} nats (free bits)")
     if vae.regulariser is not None:

@@ -336,7 +336,8 @@ def _callbacks(callbacks, patience, verbose) -> list:
                 + named(callback)
             )
     stopping = [] if patience is None else [EarlyStopping(patience)]
-    return [*stopping, *callbacks, *[EpochPrinter()] * verbose]
+    printing = [EpochPrinter()] if verbose else []
+    return [*stopping, *callbacks, *printing]
 
 
 def _checked_pair(vae, data, ranks) -> tuple[np.ndarray, np.ndarray | None]:

@@ -59,7 +59,7 @@ class Training:
             if vae.free_bits:
                 self.arrays["lack"] = backend.zeros((1, vae.latent_dim), vae.dtype)
         n_full, n_rest = divmod(len(rows), batch_size)
-        sizes = [(batch_size, n_full)] + [(n_rest, 1)] * bool(n_rest)
+        sizes = [(batch_size, n_full), (n_rest, 1)] if n_rest else [(batch_size, n_full)]
         self.parts = [(Step(vae, optimizer, self.arrays, size, samples, binarize, self.ranks), n) for size, n in sizes]
         self.n_steps = sum(n for _, n in self.parts)
         self.history, self.done, self.seconds = History(), 0, 0.0  # steps and seconds of the present epoch
