@@ -55,7 +55,7 @@ ZOO = ("model.priors", *(f"zoo.{name}" for name in OF_ZOO))
 SUITES = {
     ZOO: (["gradients", "zoo"], "not fake and not numba"),
     MATHEMATICS: (
-        ["gradients", "truths", "training", "engines/test_parallel.py"],
+        ["gradients", "truths", "training", "zoo", "engines/test_parallel.py"],
         "not fake and not numba and not test_killed and not test_mpi",
     ),
     ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),

@@ -35,9 +35,9 @@ class Step:
     def __init__(self, vae, optimizer, shared, batch_size, samples, binarize=False, ranks=ALONE):
         self.vae, self.optimizer, self.binarize, self.ranks = vae, optimizer, binarize, ranks
         self.batch_size, own = batch_size, ranks.share(batch_size)
-        self.n_rows = own.stop - own.start
         of_pixels = np.uint8 if shared["data"].dtype == np.uint8 else np.float32
         self.noise = Noise(vae, samples, batch_size, own, of_pixels if binarize else None)
+        self.n_rows = self.noise.n_rows
         offsets = vae.backend.asarray(np.arange(own.start, own.stop))
         self.arrays = shared | {"offsets": offsets} | self.noise.arrays
         if ranks.size == 1:

@@ -81,6 +81,12 @@ def test_blocks_of_fewer_steps_change_nothing_for_pixels_either(monkeypatch):
     np.testing.assert_array_equal(parts.parameters.flat, whole.parameters.flat)
 
 
+def test_a_block_is_no_larger_than_is_said():
+    arrays = noise.Noise(model(), 2, 10, slice(0, 10), np.float32).arrays
+    sizes = {name: arrays[name].size for name in ("noise", "thresholds", "uniform")}
+    assert all(0.9 * noise.NOISE_VALUES < size <= noise.NOISE_VALUES for size in sizes.values())
+
+
 def test_what_is_dropped_has_a_key_of_its_own(monkeypatch):
     drawn = randomness.generator(0, randomness.FIT_UNIFORM, 1).random((4, 120), np.float32)
     np.testing.assert_array_equal(seen_by_the_encoder(monkeypatch, 1), drawn.reshape(4, 10, 12))
