@@ -221,7 +221,8 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         for start in range(0, len(X), rows):
             x = vae.backend.asarray(X[start : start + rows], vae.dtype)
             noise = vae.backend.asarray(np.broadcast_to(eps, (DRAWS, len(x), vae.latent_dim)), vae.dtype)
-            log_w = vae.backend.to_host(vae._log_weights(x, None, noise)).astype(np.float64)
+            _, log_w = vae._weighted(vae._params, vae._of_prior(), x, None, noise)
+            log_w = vae.backend.to_host(log_w).astype(np.float64)
             parts.append(np.logaddexp.reduce(log_w, axis=0) - math.log(DRAWS))
         return finite("log p(x)", np.concatenate(parts))
 

@@ -75,6 +75,7 @@ SUITES = {
         "(test_loops or numba or no_model or no_difference) and not is_said_where and not conv-",
     ),
     ("engine.threads",): (["engines/test_threads.py"], "not interrupts"),
+    ("engine.repeated",): (["engines/test_repeated.py"], ""),
     ("engine.kernels", "engine.cuda", "engine.cublas", "engine.backend"): (
         [f"engines/test_{name}.py" for name in ("kernels", "plan", "graph", "backends")],
         "not recipes and not test_plan or fake",

@@ -10,6 +10,7 @@ import numpy as np
 from ..arguments import array, integer, number
 from ..arguments import seed as check_seed
 from ..engine.backend import NumpyBackend
+from ..engine.repeated import Repeated
 from ..errors import MiniVAEError, shown
 from ..parallel import ALONE, Ranks, check_ranks
 from ..progress import progress_bar
@@ -17,7 +18,7 @@ from ..randomness import EVALUATION_NOISE, LIKELIHOOD_NOISE, SAMPLING, generator
 from .labels import Labels
 from .layers import Sequential
 from .likelihoods import Likelihood
-from .parameters import Parameters, within
+from .parameters import Parameters, joined, within
 from .posteriors import Posterior
 from .priors import Prior
 
@@ -127,10 +128,10 @@ class Inference:
         x = self.check_input(x, ranks)
         start, scores = ranks.share(len(x)).start, np.zeros((3, len(x)))
         self._pass_over(rng, samples, start)
+        losses = self._repeated(self._losses, {"beta": self.beta_array})
         for batch, labels in self._batches(x, y, batch_size, ranks):
             eps = self._draw(rng, samples, len(batch))
-            losses, _ = self.forward(self._params, batch, eps, self.beta_array, labels)
-            scores[:, start : start + len(batch)] = self.backend.to_host(np.stack(losses))
+            scores[:, start : start + len(batch)] = losses(x=batch, y=labels, eps=eps)
             start += len(batch)
         ranks.allreduce(scores)
         return Losses(*finite("the loss", scores))
@@ -140,7 +141,8 @@ class Inference:
         """mu and log_var of q(z given x), each (N, D); of a flow posterior, those of its base."""
         x, mus, log_vars = self.check_input(x), [], []
         for batch, labels in self._batches(x, y, self.inference_rows):
-            mu, log_var = self.posterior.moments(within(self._params, "posterior"), self._encode(batch, labels))
+            stats = self._encode(self._params, batch, labels)
+            mu, log_var = self.posterior.moments(within(self._params, "posterior"), stats)
             mus.append(np.array(self.backend.to_host(mu)))
             log_vars.append(np.array(self.backend.to_host(log_var)))
         return finite("mu", np.concatenate(mus)), finite("log_var", np.concatenate(log_vars))
@@ -153,7 +155,7 @@ class Inference:
         for start in range(0, len(z), self.inference_rows):
             batch = slice(start, start + self.inference_rows)
             labels = self._one_hot(None if y is None else y[batch])
-            out = self._decode(self.backend.asarray(z[batch], self.dtype), labels)
+            out = self._decode(self._params, self.backend.asarray(z[batch], self.dtype), labels)
             mean = self.likelihood.mean(within(self._params, "likelihood"), out)
             means.append(np.array(self.backend.to_host(mean)))
         return finite("the mean of p(x given z)", np.concatenate(means))
@@ -173,7 +175,7 @@ class Inference:
         z, start = np.empty(eps.shape, self.dtype), 0
         for batch, labels in self._batches(x, y, self.inference_rows):
             rows = np.s_[:, start : start + len(batch)]
-            stats = self._encode(batch, labels)
+            stats = self._encode(self._params, batch, labels)
             (drawn, _), _ = self.posterior.with_log_q(within(self._params, "posterior"), stats, eps[rows])
             z[rows] = self.backend.to_host(drawn)
             start += len(batch)
@@ -224,22 +226,23 @@ class Inference:
         """
         ranks = check_ranks("log_likelihood: parallel", parallel)
         x, samples = self.check_input(x, ranks), integer("samples", samples)
-        rng, of_prior = generator(check_seed("seed", seed), LIKELIHOOD_NOISE), self._of_prior()
+        rng = generator(check_seed("seed", seed), LIKELIHOOD_NOISE)
+        log_weights = self._repeated(self._log_weights, joined({"of_prior": self._of_prior()}))
         total, own = np.zeros(1), ranks.share(len(x))
         self._pass_over(rng, samples, own.start)
         with progress_bar(own.stop - own.start, "example", progress) as bar:
             for batch, labels in self._batches(x, y, max(1, self.inference_rows // samples), ranks):
-                total += self._log_mean_weight(batch, labels, samples, rng, of_prior).sum()
+                total += self._log_mean_weight(log_weights, batch, labels, samples, rng).sum()
                 bar.update(len(batch))
         ranks.allreduce(total)
         return float(finite("log p(x)", total[0] / len(x)))
 
-    def _log_mean_weight(self, batch, labels, samples, rng, of_prior):
+    def _log_mean_weight(self, log_weights, batch, labels, samples, rng):
         """The logarithm of the mean importance weight of each example, (B,); float64 on the host."""
         log_sum = np.full(len(batch), -np.inf)
         for start in range(0, samples, self.inference_rows):
             eps = self._draw(rng, min(self.inference_rows, samples - start), len(batch))
-            log_w = self.backend.to_host(self._log_weights(batch, labels, eps, of_prior)).astype(np.float64)
+            log_w = log_weights(x=batch, y=labels, eps=eps).astype(np.float64)
             log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=0))
         return log_sum - math.log(samples)
 
@@ -272,34 +275,45 @@ class Inference:
     def _params(self):
         return dict(self.parameters) | self.constants
 
-    def _encode(self, x, y):
+    def _encode(self, params, x, y):
         """The posterior's statistics of a batch on the device."""
-        return self.encoder.forward(within(self._params, "encoder"), self._with_labels(x, y)[0])[0]
+        return self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])[0]
 
-    def _decode(self, z, y):
+    def _decode(self, params, z, y):
         """The likelihood's parameters for z (N, D), or (L, B, D) with labels (B, C)."""
         rows, _ = self._with_labels(z, y)
-        out, _ = self.decoder.forward(within(self._params, "decoder"), rows.reshape(-1, rows.shape[-1]))
+        out, _ = self.decoder.forward(within(params, "decoder"), rows.reshape(-1, rows.shape[-1]))
         return out.reshape(*z.shape[:-1], -1)
 
     def _of_prior(self):
         """What the prior is handed, see `_prior_params`."""
         return self._prior_params({name: within(self._params, name) for name in self.parts})[0]
 
-    def _weighted(self, x, y, eps, of_prior=None):
+    def _weighted(self, params, of_prior, x, y, eps):
         """The decoder's output at draws of z from q(z given x), (L, B, P), and the logarithms of their importance
         weights p(x given z) p(z) / q(z given x), (L, B)."""
-        params = self._params
-        z, log_q = self.posterior.proposal(within(params, "posterior"), self._encode(x, y), eps)
-        out = self._decode(z, y)
+        z, log_q = self.posterior.proposal(within(params, "posterior"), self._encode(params, x, y), eps)
+        out = self._decode(params, z, y)
         log_px, _ = self.likelihood.log_prob(within(params, "likelihood"), x, out)
-        of_prior = self._of_prior() if of_prior is None else of_prior
         log_pz, _ = self.prior.log_prob(of_prior, z.reshape(-1, self.latent_dim))
         return out, log_px + log_pz.reshape(log_px.shape) - log_q
 
-    def _log_weights(self, x, y, eps, of_prior=None):
-        """The logarithms of the importance weights alone."""
-        return self._weighted(x, y, eps, of_prior)[1]
+    def _losses(self, a):
+        """The losses of a batch, (3, B), as a function of arrays."""
+        losses, _ = self.forward(self._params_of(a), a["x"], a["eps"], a["beta"], a.get("y"))
+        return np.stack(losses)
+
+    def _log_weights(self, a):
+        """The logarithms of the importance weights, (L, B), as a function of arrays."""
+        return self._weighted(self._params_of(a), within(a, "of_prior"), a["x"], a.get("y"), a["eps"])[1]
+
+    def _params_of(self, a):
+        return self.parameters.named(a["parameters"]) | within(a, "constants")
+
+    def _repeated(self, function, arrays):
+        """A function of arrays for many batches: it sees these, those of the model, and a batch's."""
+        arrays = arrays | {"parameters": self.parameters.flat} | joined({"constants": self.constants})
+        return Repeated(function, self.backend, self.dtype, arrays)
 
     # ---------------------------------------------------------------------------- input and its checks
 

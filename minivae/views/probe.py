@@ -56,7 +56,7 @@ class Probe:
 
         def function(batch, labels, eps):
             posterior, params = self.vae.posterior, within(self.params, "posterior")
-            statistics = self.vae._encode(batch, labels)
+            statistics = self.vae._encode(self.params, batch, labels)
             closed = self.vae.analytic and not posterior.trains_otherwise
             draw = posterior.with_kl if closed else posterior.with_log_q
             return [draw(params, statistics, eps[None])[0][0][0]]
@@ -67,7 +67,7 @@ class Probe:
         """log p(x given z) (n,) for z (n, D)."""
 
         def function(batch, labels, z):
-            return [self._log_prob(batch, self.vae._decode(z[None], labels))]
+            return [self._log_prob(batch, self.vae._decode(self.params, z[None], labels))]
 
         return self._batched(x, y, function, z)[0]
 
@@ -76,7 +76,7 @@ class Probe:
         z, _ = self.encode(x, y)
 
         def function(batch, labels, z):
-            out = self.vae._decode(z[None], labels)
+            out = self.vae._decode(self.params, z[None], labels)
             both = (np.concatenate([values, values], axis=-1) for values in (batch, out))
             return [self._log_prob(batch, out), self._log_prob(*both)]
 

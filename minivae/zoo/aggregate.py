@@ -45,7 +45,9 @@ class AggregateSampler:
         rng, z = generator(check_seed("AggregateSampler: seed", seed), AGGREGATE), []
         for batch, _ in vae._batches(vae.check_input(x), None, vae.inference_rows):
             eps = vae._draw(rng, 1, len(batch))
-            (drawn, _), _ = vae.posterior.with_log_q(within(vae._params, "posterior"), vae._encode(batch, None), eps)
+            (drawn, _), _ = vae.posterior.with_log_q(
+                within(vae._params, "posterior"), vae._encode(vae._params, batch, None), eps
+            )
             z.append(vae.backend.to_host(drawn)[0])
         z = finite("z", np.concatenate(z)).astype(np.float64)
         if len(z) <= self.components:

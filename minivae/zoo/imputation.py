@@ -112,7 +112,7 @@ def _weighted_draws(vae, x, y, samples, rng):
     batch, labels, of_prior = vae._to_device(x), vae._one_hot(y), vae._of_prior()
     for start in range(0, samples, vae.inference_rows):
         eps = vae._draw(rng, min(vae.inference_rows, samples - start), len(x))
-        out, log_w = vae._weighted(batch, labels, eps, of_prior)
+        out, log_w = vae._weighted(vae._params, of_prior, batch, labels, eps)
         outs.append(vae.backend.to_host(out))
         log_ws.append(vae.backend.to_host(log_w))
     log_w = finite("the weights", np.concatenate(log_ws).astype(np.float64))

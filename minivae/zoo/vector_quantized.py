@@ -179,7 +179,7 @@ def codebook_use(vae: VAE, x: np.ndarray, y: np.ndarray | None = None) -> Codebo
         raise MiniVAEError(f"codebook_use needs a VectorQuantized posterior, this model has {posterior!r}")
     params, counts = within(vae._params, "posterior"), 0
     for batch, labels in vae._batches(vae.check_input(x), y, vae.inference_rows):
-        s = vae._encode(batch, labels).reshape(-1, posterior.width)
+        s = vae._encode(vae._params, batch, labels).reshape(-1, posterior.width)
         (_, chosen), _ = quantize(s, params["codebook"], params["positions"])
         counts = counts + vae.backend.to_host(np.sum(chosen, axis=0)).astype(np.float64)
     return CodebookUse(np.rint(counts).astype(np.int64))

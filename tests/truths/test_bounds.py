@@ -102,7 +102,7 @@ def test_log_likelihood_works_in_bounded_memory():
         return peak
 
     peak(2000)
-    assert peak(40_000) < 1.1 * peak(4000)
+    assert peak(80_000) < 1.1 * peak(20_000)  # both compile what their batches go through
 
 
 def test_log_likelihood_shows_its_progress(capsys, monkeypatch):

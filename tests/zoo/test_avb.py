@@ -117,7 +117,7 @@ def test_mixtures_of_the_draws_have_mean_0_and_variance_1():
 def test_encode_gives_mean_and_variance_of_the_draws():
     vae = mv.avb(4, 2, 16, draws=2000, dtype="float64", seed=3)
     x, eps = np.eye(4)[:2], np.random.default_rng(0).standard_normal((4000, 2, 2))
-    (z, _), _ = vae.posterior.with_log_q(within(vae._params, "posterior"), vae._encode(x, None), eps)
+    (z, _), _ = vae.posterior.with_log_q(within(vae._params, "posterior"), vae._encode(vae._params, x, None), eps)
     mu, log_var = vae.encode(x)
     std = np.exp(log_var / 2)
     assert np.abs(stats.skew(z, axis=0)).max() > 0.1  # no Gaussian
@@ -142,7 +142,9 @@ def test_who_is_trained_by_what(adaptive):
     vae.loss_and_gradients(x, eps)
     _, backward = vae.forward(vae._params, x, eps, vae.beta_array)
     of_elbo = backward(np.full(5, 1 / 5))
-    of_own = vae.posterior.own_loss(within(vae._params, "posterior"), vae._encode(x, None), eps)[1](np.full(5, 1 / 5))
+    of_own = vae.posterior.own_loss(within(vae._params, "posterior"), vae._encode(vae._params, x, None), eps)[1](
+        np.full(5, 1 / 5)
+    )
     own = {f"posterior.{name}" for name in of_own}
     assert own == {name for name in vae.parameters if name.startswith(("posterior.features", "posterior.discr"))}
     for name, gradient in vae.gradients.items():

@@ -216,7 +216,7 @@ class Held(mv.VectorQuantized):
 def test_gradients_are_those_of_the_loss_with_constants_held(samples):
     vae = quantized(commitment=0.4)
     codebook = vae.parameters["posterior.codebook"]
-    posterior = Held(vae.posterior, vae._encode(X, None), codebook)
+    posterior = Held(vae.posterior, vae._encode(vae._params, X, None), codebook)
     held = mv.VAE(vae.encoder.layers, vae.decoder.layers, posterior=posterior, dtype="float64")
     held.parameters.load(vae.parameters.to_host())
     eps = np.random.default_rng(0).standard_normal((samples, 3, 6))
@@ -230,7 +230,7 @@ def test_gradients_are_those_of_the_loss_with_constants_held(samples):
 
 def test_the_loss_in_training_and_after():
     vae = quantized(commitment=0.4)
-    codebook, s = vae.parameters["posterior.codebook"], vae._encode(X, None).reshape(3, 3, 2)
+    codebook, s = vae.parameters["posterior.codebook"], vae._encode(vae._params, X, None).reshape(3, 3, 2)
     nearest = ((s[:, :, None] - codebook) ** 2).sum(axis=-1).argmin(axis=-1)
     z = codebook[nearest].reshape(3, 6)
     p = vae.decode(z)
@@ -259,7 +259,7 @@ def test_draws_are_entries_of_the_codebook():
 def test_how_often_entries_are_used():
     vae = quantized()
     x = np.random.default_rng(1).random((2300, 4))
-    s = vae._encode(x, None).reshape(-1, 2)
+    s = vae._encode(vae._params, x, None).reshape(-1, 2)
     nearest = ((s[:, None] - vae.parameters["posterior.codebook"]) ** 2).sum(axis=-1).argmin(axis=-1)
     use = mv.codebook_use(vae, x)
     np.testing.assert_array_equal(use.counts, np.bincount(nearest, minlength=5))

@@ -41,7 +41,7 @@ def test_log_q_is_the_density_of_the_draws():
     """By the change of variables: log q(z) = log N(eps) - log |det dz/deps|, the last by differences."""
     vae, h = model(), 1e-6
     params = {name.removeprefix("posterior."): value for name, value in vae.parameters.items()}
-    stats_of_x = vae._encode(X, None)
+    stats_of_x = vae._encode(vae._params, X, None)
 
     def draw(eps):
         return vae.posterior.with_log_q(params, stats_of_x, eps)[0]
@@ -83,10 +83,10 @@ def test_the_top_may_be_alone():
     vae.parameters.load(arrays)
     eps = np.random.default_rng(0).standard_normal((3, 5, 2))
     of = {part: {k[len(part) + 1 :]: v for k, v in vae.parameters.items() if k.startswith(part)} for part in vae.parts}
-    (z, log_q), _ = vae.posterior.with_log_q(of["posterior"], vae._encode(X, None), eps)
+    (z, log_q), _ = vae.posterior.with_log_q(of["posterior"], vae._encode(vae._params, X, None), eps)
     np.testing.assert_allclose(z[..., 0], eps[..., 0])
     log_pz, _ = vae.prior.log_prob(of["prior"], z.reshape(-1, 2))
-    mu2, log_var2 = vae._encode(X, None)[:, :2].T
+    mu2, log_var2 = vae._encode(vae._params, X, None)[:, :2].T
     kl2 = stats.norm.logpdf(z[..., 1], mu2, np.exp(log_var2 / 2)) - stats.norm.logpdf(z[..., 1])
     np.testing.assert_allclose(log_q - log_pz.reshape(3, 5), kl2, atol=1e-12)
 
@@ -96,7 +96,10 @@ def test_where_encode_says_a_draw_without_noise_lies():
     mu, log_var = vae.encode(X)
     assert mu.shape == log_var.shape == (5, 2)
     params = {name.removeprefix("posterior."): value for name, value in vae.parameters.items()}
-    at = [vae.posterior.with_log_q(params, vae._encode(X, None), np.full((1, 5, 2), e) * [1, 0])[0][0] for e in (0, 1)]
+    at = [
+        vae.posterior.with_log_q(params, vae._encode(vae._params, X, None), np.full((1, 5, 2), e) * [1, 0])[0][0]
+        for e in (0, 1)
+    ]
     np.testing.assert_allclose(at[0][0], mu)
     np.testing.assert_allclose((at[1] - at[0])[0, :, 0], np.exp(log_var[:, 0] / 2))
     np.testing.assert_allclose(vae.reconstruct(X), vae.decode(mu))
