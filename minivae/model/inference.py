@@ -300,14 +300,15 @@ class Inference:
 
     def _losses(self, a):
         """The losses of a batch, (3, B), as a function of arrays."""
-        losses, _ = self.forward(self._params_of(a), a["x"], a["eps"], a["beta"], a.get("y"))
+        losses, _ = self.forward(self.params_of(a), a["x"], a["eps"], a["beta"], a.get("y"))
         return np.stack(losses)
 
     def _log_weights(self, a):
         """The logarithms of the importance weights, (L, B), as a function of arrays."""
-        return self._weighted(self._params_of(a), within(a, "of_prior"), a["x"], a.get("y"), a["eps"])[1]
+        return self._weighted(self.params_of(a), within(a, "of_prior"), a["x"], a.get("y"), a["eps"])[1]
 
-    def _params_of(self, a):
+    def params_of(self, a):
+        """What `forward` calls params, of the arrays `a` that a list sees."""
         return self.parameters.named(a["parameters"]) | within(a, "constants")
 
     def _repeated(self, function, arrays):

@@ -273,10 +273,6 @@ class VAE(Inference):
         stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
         return self.posterior.lack(within(params, "posterior"), stats, self.free_bits)
 
-    def named(self, flat):
-        """What `forward` calls params: views into a flat array of parameters, and the constants."""
-        return self.parameters.named(flat) | self.constants
-
     @unwarned
     def loss_and_gradients(
         self, x: np.ndarray, eps: np.ndarray | None = None, y: np.ndarray | int | None = None

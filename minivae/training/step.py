@@ -106,7 +106,7 @@ class Step:
         else:
             x = to_unit(pixels, vae.dtype)
         y = rows(a["labels"], index) if "labels" in a else None
-        return x, y, vae.parameters.named(a["parameters"]) | within(a, "constants") | self.noise.uniform(a)
+        return x, y, vae.params_of(a) | self.noise.uniform(a)
 
     def run(self):
         for call in self.calls:

@@ -245,7 +245,9 @@ def by_hand(vae, x, betas, lrs, batch_size=10, seed=0, before=0):
         for start in range(0, len(x), batch_size):
             rows = order[start : start + batch_size]
             eps = noise.standard_normal((1, len(rows), vae.latent_dim), np.float32).astype(p.dtype)
-            _, g = vae.forward_and_backward(vae.named(p), x[rows].astype(p.dtype), eps, np.full(1, beta))
+            _, g = vae.forward_and_backward(
+                vae.parameters.named(p) | vae.constants, x[rows].astype(p.dtype), eps, np.full(1, beta)
+            )
             p = p - lr * g
     return p
 
