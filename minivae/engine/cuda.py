@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .tracing import CAST, COPY, Untraceable, rows
+from .tracing import CAST, COPY, START, Untraceable, rows
 
 BLOCK = 256  # threads in a block
 MAX_PARTS = 128  # of a long sum
@@ -50,8 +50,6 @@ EXPRESSIONS: dict = {
     np.arctan2: "atan2{f}({0}, {1})", np.hypot: "hypot{f}({0}, {1})", np.copysign: "copysign{f}({0}, {1})",
     np.fmax: "fmax{f}({0}, {1})", np.fmin: "fmin{f}({0}, {1})",
 }  # fmt: skip
-
-START = {np.add: 0.0, np.maximum: -math.inf, np.minimum: math.inf}  # of a reduction
 
 # What `lanes` threads have found that work on the same row and lie `apart`; the first of them gets the result.
 REDUCE = """

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .convolution import chunk_steps
-from .cuda import EXPRESSIONS, START, is_uniform
+from .cuda import EXPRESSIONS, is_uniform
 from .plan import Plan, elementwise_of, merged, over, whole_loop
-from .tracing import CAST, Untraceable, rows, trace
+from .tracing import CAST, START, Untraceable, rows, trace
 
 # The views of the memory. JavaScript's integers of 64 bits are slow; as floats they are exact up to 2^53.
 TYPES = {"float32": "F4", "float64": "F8", "int64": "F8", "uint8": "U1", "bool": "U1"}

@@ -22,7 +22,7 @@ from .convolution import PATCH_BYTES, chunk_steps, correlate_weights
 from .llvm import TYPES, Code, Register, function_of, type_of
 from .plan import Plan, elementwise_of, merged, over, stored, whole_loop
 from .threads import MAX_WORKERS, WORDS, Crew, blas, cython_blas, product_kernel
-from .tracing import Untraceable, rows
+from .tracing import START, Untraceable, rows
 
 LEAST_VALUES = 4096  # work on fewer is left to the first thread where the others would have to wait for it
 LEAST_PRODUCTS = 1 << 16  # likewise a matrix product of fewer multiplications
@@ -468,9 +468,6 @@ class Loops:
         self._kept += [a, b, out, orders, scales, numbers]
         by_rows = steps[0] != 0 or steps[1] == 0
         return [gemm(out.dtype), a, b, out, *steps, orders, scales, numbers, scales.itemsize, int(by_rows)]
-
-
-START = {np.add: 0.0, np.maximum: -math.inf, np.minimum: math.inf}
 
 
 @functools.cache

@@ -24,6 +24,7 @@ import functools
 import hashlib
 import inspect
 import linecache
+import math
 import os
 import sys
 import weakref
@@ -34,6 +35,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..errors import MiniVAEError
 
+START = {np.add: 0.0, np.maximum: -math.inf, np.minimum: math.inf}  # of what the kind reduce adds up or compares
 FEW_VALUES = 64  # so many may have a wider dtype than the model's: Adam's powers, the sums of losses
 HERE, NUMPY = (os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in (__file__, np.__file__))
 
