@@ -74,7 +74,7 @@ class Products:
 
     def bind(self, a, b, out, add=False):
         """A function that does out = a @ b, or out += a @ b; the arrays must stay alive."""
-        (m, k), n = a.shape, b.shape[-1]
+        (m, k), n = a.shape, b.shape[1]
         if b.shape != (k, n) or out.shape != (m, n):
             raise ValueError(f"matmul: shapes {a.shape} @ {b.shape} do not give {out.shape}")
         if not (a.dtype == b.dtype == out.dtype and out.dtype.char in self._kinds):

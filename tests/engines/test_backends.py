@@ -333,6 +333,7 @@ def test_cupy_without_a_usable_gpu(machine, monkeypatch, capsys, happens, proble
     with pytest.raises(MiniVAEError) as error:
         mv.get_backend("cupy")
     message = str(error.value)
+    assert message.startswith("no usable GPU: ") and message.endswith(', or take backend "numpy".')
     assert problem in message and fix in message and "\n" not in message
 
     backend = mv.get_backend("auto")

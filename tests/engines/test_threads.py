@@ -28,7 +28,7 @@ def use(monkeypatch, n_workers):
     monkeypatch.setattr(threads.blas, "n_threads", n_workers)
 
 
-@pytest.fixture(params=[1, 2, 3, 5])
+@pytest.fixture(params=[5, 3, 2, 1])
 def n_workers(request, monkeypatch):
     use(monkeypatch, request.param)
     return request.param
@@ -254,12 +254,14 @@ def test_a_fork_in_the_middle_of_a_launch_has_blas_with_its_threads(monkeypatch)
 @needs_fork
 def test_a_fork_in_the_middle_of_a_launch_frees_every_library_of_blas(libraries):
     calls = [libraries(threads=3), libraries(threads=5)]
-    words = threads.Blas().words
+    blas = threads.Blas()
+    words = blas.words
     words[:2] = 1, 1
     words[5::3] = 3, 5
     assert in_child(lambda: (calls, words[:2].tolist())) == ([[3], [5]], [0, 0])
     assert calls == [[], []] and words[:2].tolist() == [1, 1]
-    words[:2] = 0
+    blas._forget()  # the same here, where the mutation run sees which lines a test passes
+    assert (calls, words[:2].tolist()) == ([[3], [5]], [0, 0])
 
 
 # -------------------------------------------------------------------------------------------------------- BLAS
