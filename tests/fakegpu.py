@@ -773,9 +773,16 @@ class FakeCublas:
         self._device = device
         self._stream = self._workspace = None
         self.tf32 = False
+        self.handles, self._numbers = set(), itertools.count(1)
 
     def cublasCreate_v2(self, handle):
-        handle._obj.value = 1
+        handle._obj.value = next(self._numbers)
+        self.handles.add(handle._obj.value)
+        return 0
+
+    def cublasDestroy_v2(self, handle):
+        self._device.synchronise()
+        self.handles.remove(handle.value)
         return 0
 
     def cublasSetMathMode(self, handle, mode):
@@ -797,6 +804,8 @@ class FakeCublas:
         return self._gemm(np.float64, *arguments)
 
     def _gemm(self, dtype, handle, a_op, b_op, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        if handle.value not in self.handles:
+            raise Refused("cuBLAS: no handle, or one that has been destroyed")
         if self._stream != self._device.streams[-1].ptr:
             raise Refused("cuBLAS would work on another stream than the current one")
         if not np.dtype(type(alpha._obj)) == np.dtype(type(beta._obj)) == dtype:

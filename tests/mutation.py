@@ -77,8 +77,8 @@ SUITES = {
     ("engine.threads",): (["engines/test_threads.py"], "not interrupts"),
     ("engine.repeated",): (["engines/test_repeated.py"], ""),
     ("engine.kernels", "engine.cuda", "engine.cublas", "engine.backend"): (
-        [f"engines/test_{name}.py" for name in ("kernels", "plan", "graph", "backends")],
-        "not recipes and not test_plan or fake",
+        [f"engines/test_{name}.py" for name in ("kernels", "plan", "graph", "backends", "loops")],
+        "not recipes and not test_plan and not test_loops or fake or loops_do_not_know",
     ),
 }
 OPTIONS = [

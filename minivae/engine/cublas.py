@@ -1,10 +1,12 @@
 """Matrix products on a GPU that a CUDA graph may capture: a cuBLAS handle of our own, called through ctypes.
 
 CuPy refuses its own cuBLAS calls on a capturing stream (its issue 6290). nvmath-python has bindings that
-would serve, but it is a large dependency for the six functions used here.
+would serve, but it is a large dependency for the seven functions used here.
 """
 
+import contextlib
 import ctypes
+import weakref
 from ctypes import POINTER, byref, c_double, c_float, c_int, c_size_t, c_void_p
 
 from .plan import stored
@@ -20,6 +22,7 @@ def load():
 
     library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
     library.cublasCreate_v2.argtypes = [POINTER(c_void_p)]
+    library.cublasDestroy_v2.argtypes = [c_void_p]
     library.cublasSetStream_v2.argtypes = [c_void_p, c_void_p]
     library.cublasSetWorkspace_v2.argtypes = [c_void_p, c_void_p, c_size_t]
     library.cublasSetMathMode.argtypes = [c_void_p, c_int]
@@ -27,6 +30,19 @@ def load():
         scale, matrix = POINTER(real), (c_void_p, c_int)
         gemm.argtypes = [c_void_p, *[c_int] * 5, scale, *matrix, *matrix, scale, *matrix]
     return library
+
+
+_unused = []  # the handles of products that are gone, each with its library
+
+
+def _destroy_unused():
+    """Called where a handle is made. Destroying one waits for the GPU, which would spoil a graph that is being captured
+    at the moment when products happen to be collected.
+    """
+    with contextlib.suppress(IndexError):  # there are no more
+        while True:
+            library, handle = _unused.pop()
+            library.cublasDestroy_v2(handle)
 
 
 class Products:
@@ -42,7 +58,9 @@ class Products:
         self.xp, self.tf32 = xp, tf32
         self._library = library
         self._handle = c_void_p()
+        _destroy_unused()
         self._call("cublasCreate_v2", byref(self._handle))
+        weakref.finalize(self, _unused.append, (library, self._handle))
         if tf32:
             self._call("cublasSetMathMode", self._handle, TF32_MATH)
         # A workspace of our own: cuBLAS would otherwise allocate one in the middle of a capture.
@@ -56,7 +74,7 @@ class Products:
 
     def bind(self, a, b, out, add=False):
         """A function that does out = a @ b, or out += a @ b; the arrays must stay alive."""
-        (m, k), n = a.shape, b.shape[-1]
+        (m, k), n = a.shape, b.shape[1]
         if b.shape != (k, n) or out.shape != (m, n):
             raise ValueError(f"matmul: shapes {a.shape} @ {b.shape} do not give {out.shape}")
         if not (a.dtype == b.dtype == out.dtype and out.dtype.char in self._kinds):

@@ -94,7 +94,7 @@ class Blas:
             names = [("omp_get_max_threads", "omp_set_num_threads")] if with_openmp else []
             names += self.NAMES.get(library.internal_api, [])
             for pair in names:
-                if all(hasattr(library.dynlib, name) for name in pair):
+                if hasattr(library.dynlib, pair[0]):
                     tell, put = (getattr(library.dynlib, name) for name in pair)
                     words += [ctypes.cast(function, ctypes.c_void_p).value for function in (tell, put)] + [0]
                     if with_openmp:
@@ -140,7 +140,6 @@ class Crew:
         self._memory, self._bells, owner = memory, [], weakref.ref(self)
         for worker in range(1, self.n_workers):
             bell = _thread.allocate_lock()
-            bell.acquire()
             # The arrays go along because the thread may outlive this object for a moment. Not threading.Thread, whose
             # start waits for an Event, which an interrupt breaks.
             given = functools.partial(help_out, *list_, worker, shared)

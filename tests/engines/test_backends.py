@@ -1,12 +1,18 @@
 """All backends keep the same promises; `get_backend` says what it chose, or what is missing and the fix."""
 
+import ctypes
+import gc
+import subprocess
 import sys
+from types import SimpleNamespace
 
+import cuda_on_cpu
 import fakegpu
 import numpy as np
 import pytest
 
 import minivae as mv
+from minivae.engine import backend as backends
 from minivae.engine import cublas
 from minivae.engine.backend import Eager
 from minivae.errors import MiniVAEError
@@ -181,6 +187,73 @@ def test_a_product_follows_the_current_stream():
             backend.products.matmul(a, a, out=out)  # the imaginary cuBLAS refuses any other stream than the current
 
 
+def test_handles_are_destroyed_after_their_products_and_what_reads_them():
+    xp = fakegpu.FakeCupy()
+    library = fakegpu.FakeCublas(xp._device)
+
+    def make():
+        return backends.CupyBackend(xp, cublas.Products(xp, library))
+
+    recurrence = Recurrence(make())
+    launch = recurrence.compiled()
+    recurrence.backend = None  # only the step is left of it
+    for _ in range(3):
+        make()
+    last = make()
+    assert len(library.handles) == 2
+    launch()
+    with xp.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        del last  # as when garbage is collected: destroying would wait for the device, which a capture forbids
+        stream.end_capture()
+    del launch
+    gc.collect()
+    make()
+    assert len(library.handles) == 1
+
+
+CUBLAS = """
+#define NOTE(...) { long long now[] = {__VA_ARGS__}; for (int i = 0; i < sizeof now / 8; i++) noted[n++] = now[i]; }
+long long noted[99], n;
+int cublasCreate_v2(long long *handle) { *handle = 1LL << 41; return 0; }
+int cublasDestroy_v2(long long handle) { NOTE(handle) return 0; }
+int cublasSetMathMode(long long handle, int mode) { NOTE(handle, mode) return 0; }
+int cublasSetStream_v2(long long handle, long long stream) { NOTE(handle, stream) return 0; }
+int cublasSetWorkspace_v2(long long handle, long long start, long long size) { NOTE(handle, start, size) return 0; }
+#define GEMM(name, real) int name(long long handle, int a_op, int b_op, int m, int n_, int k, real *alpha, \\
+    long long a, int lda, long long b, int ldb, real *beta, long long c, int ldc) { \\
+    NOTE(handle, a_op, b_op, m, n_, k, *alpha, a, lda, b, ldb, *beta, c, ldc) return 0; }
+GEMM(cublasSgemm_v2, float)
+GEMM(cublasDgemm_v2, double)
+"""
+
+
+@pytest.mark.skipif(not cuda_on_cpu.COMPILER, reason="needs a C compiler")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_cublas_is_called_with(tmp_path, monkeypatch, dtype):
+    """A library with its functions' types notes what arrives: addresses have 64 bits, sizes 32."""
+    (tmp_path / "cublas.c").write_text(CUBLAS)
+    path = str(tmp_path / "libcublas.so")
+    subprocess.run([cuda_on_cpu.COMPILER, "-shared", "-fPIC", "-w", "-o", path, str(tmp_path / "cublas.c")], check=True)
+    pathfinder = SimpleNamespace(load_nvidia_dynamic_lib=lambda name: SimpleNamespace(abs_path=path))
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(pathfinder=pathfinder))
+    cuda = SimpleNamespace(
+        alloc=lambda size: SimpleNamespace(ptr=1 << 42), get_current_stream=lambda: SimpleNamespace(ptr=1 << 43)
+    )
+    backend, library = fakegpu.backend(), cublas.load()
+    a, b, out = (backend.zeros(shape, dtype) for shape in ((3, 5), (5, 2), (3, 2)))
+    cublas.Products(SimpleNamespace(cuda=cuda), library, tf32=True).bind(a, b, out, add=True)()
+    cublas._destroy_unused()
+    handle, n = 1 << 41, ctypes.c_longlong.in_dll(library, "n").value
+    assert list((ctypes.c_longlong * n).in_dll(library, "noted")) == [
+        *(handle, cublas.TF32_MATH),
+        *(handle, 1 << 43),
+        *(handle, 1 << 42, cublas.WORKSPACE_BYTES),
+        *(handle, 0, 0, 2, 3, 5, 1, b.data.ptr, 2, a.data.ptr, 5, 1, out.data.ptr, 2),
+        handle,
+    ]
+
+
 # -------------------------------------------------------------------------------------- choosing a backend
 
 
@@ -228,6 +301,19 @@ def no_handle(machine, monkeypatch):
     machine.library.cublasCreate_v2 = lambda handle: 1
 
 
+def no_product(machine, monkeypatch):
+    machine.library.cublasSgemm_v2 = lambda *arguments: 13
+
+
+def no_result(machine, monkeypatch):
+    """What a kernel does wrong is said only where somebody waits for it."""
+    machine.cuda.Device = lambda: SimpleNamespace(synchronize=Missing("cudaErrorIllegalAddress"))
+
+
+def no_words(machine, monkeypatch):
+    machine.cuda.runtime.getDeviceCount = Missing("")
+
+
 PROBLEMS = [
     (no_cupy, "CuPy is not installed", 'pip install "minivae[cuda12x]"'),
     (no_driver, "cudaErrorInsufficientDriver", "nvidia-smi"),
@@ -235,6 +321,9 @@ PROBLEMS = [
     (no_cublas, "cuBLAS is missing", 'pip install "minivae[cuda12x]"'),
     (no_memory, "out of memory", "nvidia-smi"),
     (no_handle, "cublasCreate_v2 failed with cuBLAS status 1", "nvidia-smi"),
+    (no_product, "cublasSgemm_v2 failed with cuBLAS status 13", "nvidia-smi"),
+    (no_result, "cudaErrorIllegalAddress", "nvidia-smi"),
+    (no_words, "(RuntimeError)", "nvidia-smi"),
 ]
 
 
@@ -244,6 +333,7 @@ def test_cupy_without_a_usable_gpu(machine, monkeypatch, capsys, happens, proble
     with pytest.raises(MiniVAEError) as error:
         mv.get_backend("cupy")
     message = str(error.value)
+    assert message.startswith("no usable GPU: ") and message.endswith(', or take backend "numpy".')
     assert problem in message and fix in message and "\n" not in message
 
     backend = mv.get_backend("auto")
@@ -252,7 +342,7 @@ def test_cupy_without_a_usable_gpu(machine, monkeypatch, capsys, happens, proble
     assert capsys.readouterr().err == f"minivae: backend {backend.name}: {backend.reason}\n"
 
 
-@pytest.mark.parametrize("kind", ["ImportError", "AttributeError"])
+@pytest.mark.parametrize("kind", ["ImportError", "AttributeError", "OSError"])
 def test_a_cupy_that_cannot_be_imported(machine, monkeypatch, tmp_path, kind):
     (tmp_path / "cupy.py").write_text(f"raise {kind}('====\\nlibcudart.so.12: no such file')\n")
     monkeypatch.delitem(sys.modules, "cupy")
@@ -275,9 +365,14 @@ def test_auto_without_a_gpu_takes_numba_where_it_is_installed(machine, monkeypat
     assert backend.reason.endswith("is installed" if installed else "is not installed")
 
 
-def test_numba_where_it_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "minivae.engine.loops", None)
-    monkeypatch.delattr("minivae.engine.loops", raising=False)
+@pytest.mark.parametrize("missing", ["numba", "llvmlite"])
+def test_numba_where_it_is_not_installed(monkeypatch, missing):
+    """Loops would do with llvmlite alone, but then nobody keeps its version to those that are known to work."""
+    if missing == "numba":
+        monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setitem(sys.modules, "minivae.engine.loops", None)
+        monkeypatch.delattr("minivae.engine.loops", raising=False)
     with pytest.raises(MiniVAEError, match=r'pip install "minivae\[numba\]"'):
         mv.get_backend("numba")
 

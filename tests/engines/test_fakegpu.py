@@ -235,7 +235,15 @@ GEMM = {
     "past the end of a matrix": dict(k=5),
     "with overlapping columns": dict(leading=3),
     "with scalars of another dtype": dict(real=ctypes.c_double),
+    "with a handle that is gone": dict(destroyed=True),
 }
+
+
+def cublas(xp):
+    """The imaginary library, and a handle."""
+    library, handle = fakegpu.FakeCublas(xp._device), ctypes.c_void_p()
+    library.cublasCreate_v2(ctypes.byref(handle))
+    return library, handle
 
 
 @pytest.mark.parametrize("name", [*GEMM, None])
@@ -248,15 +256,17 @@ def test_cublas_refuses(xp, name):
         pointers["c"] = pointers["a"]
     if "a" in wrong:
         del a
-    library = fakegpu.FakeCublas(xp._device)
+    library, handle = cublas(xp)
     if "stream" not in wrong:
-        library.cublasSetStream_v2(1, xp.cuda.get_current_stream().ptr)
+        library.cublasSetStream_v2(handle, xp.cuda.get_current_stream().ptr)
     if "workspace" not in wrong:
-        library.cublasSetWorkspace_v2(1, 1, 1)
+        library.cublasSetWorkspace_v2(handle, 1, 1)
+    if "destroyed" in wrong:
+        library.cublasDestroy_v2(handle)
     real = wrong.get("real", ctypes.c_float)
     one, beta = (ctypes.byref(real(value)) for value in (1, wrong.get("beta", 0)))
     k, leading = wrong.get("k", 4), wrong.get("leading", 4)
-    arguments = 1, 0, 0, 4, 4, k, one, pointers["a"], leading, pointers["b"], k, beta, pointers["c"], 4
+    arguments = handle, 0, 0, 4, 4, k, one, pointers["a"], leading, pointers["b"], k, beta, pointers["c"], 4
     if name is None:
         library.cublasSgemm_v2(*arguments)
         np.testing.assert_array_equal(c.get(), np.full((4, 4), 4))
@@ -267,11 +277,11 @@ def test_cublas_refuses(xp, name):
 
 def test_cublas_adds_to_what_is_there(xp):
     a, c = xp.ones((4, 4), "float32"), xp.ones((4, 4), "float32")
-    library = fakegpu.FakeCublas(xp._device)
-    library.cublasSetStream_v2(1, xp.cuda.get_current_stream().ptr)
-    library.cublasSetWorkspace_v2(1, 1, 1)
+    library, handle = cublas(xp)
+    library.cublasSetStream_v2(handle, xp.cuda.get_current_stream().ptr)
+    library.cublasSetWorkspace_v2(handle, 1, 1)
     one = ctypes.byref(ctypes.c_float(1))
-    library.cublasSgemm_v2(1, 0, 0, 4, 4, 4, one, a.data.ptr, 4, a.data.ptr, 4, one, c.data.ptr, 4)
+    library.cublasSgemm_v2(handle, 0, 0, 4, 4, 4, one, a.data.ptr, 4, a.data.ptr, 4, one, c.data.ptr, 4)
     np.testing.assert_array_equal(c.get(), np.full((4, 4), 5))
 
 

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy
 
 import minivae as mv
 
@@ -26,7 +28,7 @@ def use(monkeypatch, n_workers):
     monkeypatch.setattr(threads.blas, "n_threads", n_workers)
 
 
-@pytest.fixture(params=[1, 2, 3, 5])
+@pytest.fixture(params=[5, 3, 2, 1])
 def n_workers(request, monkeypatch):
     use(monkeypatch, request.param)
     return request.param
@@ -97,12 +99,37 @@ def test_a_resumed_training_gives_the_same_bits(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- coming and going
 
 
-def test_helpers_that_fell_asleep_are_woken(n_workers):
+def test_helpers_that_fell_asleep_are_woken(n_workers, monkeypatch):
+    monkeypatch.setattr(threads, "LOOKS", 60.0)  # nor do they wake by themselves
     step, count = counter()
+    start = time.monotonic()
     for i in range(1, 8):
         step()
         assert (count == i).all()
         time.sleep(0.05 if i % 2 else 0)
+    assert time.monotonic() - start < 30
+
+
+def test_helpers_are_started_once(n_workers, monkeypatch):
+    started, help_ = [], threads._help
+    monkeypatch.setattr(threads, "_help", lambda *given: [started.append(True), help_(*given)])
+    step, _ = counter()
+    for _ in range(3):
+        step()
+    assert len(started) == n_workers - 1
+
+
+def test_each_threads_words_lie_on_lines_of_their_own(n_workers, monkeypatch):
+    """In memory that the helpers keep: two lines for each thread, and one for the number of launches."""
+    given, help_ = [], threads._help
+    monkeypatch.setattr(threads, "_help", lambda *now: [given.append(now), help_(*now)])
+    step, _ = counter()
+    step()
+    for _, _, work, (memory, _) in given:
+        *_, shared = work.args
+        start = memory.ctypes.data
+        assert shared % threads.LINE == 0
+        assert start <= shared and shared + (2 * n_workers + 1) * threads.LINE <= start + memory.nbytes
 
 
 def test_helpers_fall_asleep(monkeypatch):
@@ -224,7 +251,130 @@ def test_a_fork_in_the_middle_of_a_launch_has_blas_with_its_threads(monkeypatch)
     assert found == ({2}, [0, 0], 2)
 
 
+@needs_fork
+def test_a_fork_in_the_middle_of_a_launch_frees_every_library_of_blas(libraries):
+    calls = [libraries(threads=3), libraries(threads=5)]
+    blas = threads.Blas()
+    words = blas.words
+    words[:2] = 1, 1
+    words[5::3] = 3, 5
+    assert in_child(lambda: (calls, words[:2].tolist())) == ([[3], [5]], [0, 0])
+    assert calls == [[], []] and words[:2].tolist() == [1, 1]
+    blas._forget()  # the same here, where the mutation run sees which lines a test passes
+    assert (calls, words[:2].tolist()) == ([[3], [5]], [0, 0])
+
+
 # -------------------------------------------------------------------------------------------------------- BLAS
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Stands for the BLAS libraries of a process, none at first.
+
+    libraries(threads, api, layer, *names) adds one; the result is the list of the numbers of threads that it is told.
+    """
+    found = []
+    monkeypatch.setattr(
+        threads,
+        "ThreadpoolController",
+        lambda: SimpleNamespace(select=lambda user_api: SimpleNamespace(lib_controllers=found)),
+    )
+
+    def add(threads=4, api="openblas", layer="pthreads", *names):
+        told = []
+        tell, put = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: threads), ctypes.CFUNCTYPE(None, ctypes.c_int)(told.append)
+        pairs = names or [("openblas_get_num_threads", "openblas_set_num_threads")]
+        functions = {name: function for pair in pairs for name, function in zip(pair, (tell, put), strict=True)}
+        found.append(
+            SimpleNamespace(
+                internal_api=api,
+                threading_layer=layer,
+                get_num_threads=lambda: threads,
+                dynlib=SimpleNamespace(**functions),
+            )
+        )
+        return told
+
+    return add
+
+
+def launched(monkeypatch, blas):
+    """A list that does nothing has been run with these libraries."""
+    monkeypatch.setattr(threads, "blas", blas)
+    threads.Crew(np.zeros((1, threads.WORDS), np.int64), 1)()
+
+
+PAIRS = {
+    "openblas": ("openblas_get_num_threads", "openblas_set_num_threads"),
+    "scipy's": ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
+    "mkl": ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
+    "blis": ("bli_thread_get_num_threads", "bli_thread_set_num_threads"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_kind_of_blas_is_held_to_one_thread(libraries, monkeypatch, name):
+    told = libraries(4, name if name in ("mkl", "blis") else "openblas", "pthreads", PAIRS[name])
+    others = libraries(3)
+    blas = threads.Blas()
+    launched(monkeypatch, blas)
+    assert (told, others) == ([1, 4], [1, 3])
+    assert not blas.of_each_thread
+
+
+def test_what_is_no_known_blas_is_left_alone(libraries, monkeypatch):
+    unknown, known = libraries(4, "armpl", "pthreads"), libraries(3)
+    launched(monkeypatch, threads.Blas())
+    assert (unknown, known) == ([], [1, 3])
+
+
+def test_with_openmp_its_number_of_threads_counts(libraries, monkeypatch):
+    """That of BLAS itself is one for the whole process."""
+    told = libraries(6, "openblas", "openmp", ("omp_get_max_threads", "omp_set_num_threads"))
+    blas = threads.Blas()
+    launched(monkeypatch, blas)
+    assert told == [1, 6]
+    for put in blas.of_each_thread:
+        put(1)
+    assert told == [1, 6, 1]
+
+
+@pytest.mark.parametrize("numbers, expected", [([], 1), ([3, 5], 5), ([5, 3], 5), ([64], 16)])
+def test_as_many_threads_as_the_largest_blas_has_up_to_16(libraries, numbers, expected):
+    for n in numbers:
+        libraries(n)
+    assert threads.Blas().n_threads == expected
+
+
+BLAS_MODULE = "scipy.linalg.cython_blas"
+
+
+@pytest.fixture
+def scipy_of_ours(tmp_path, monkeypatch):
+    """A SciPy of which there is only the module of BLAS's addresses, which puts itself where modules are looked up."""
+    (tmp_path / "linalg").mkdir()
+    (tmp_path / "linalg" / "cython_blas.py").write_text("import sys\nsys.modules[__name__] = sys\naddresses = 7\n")
+    monkeypatch.setattr(scipy, "__path__", [str(tmp_path)])
+    monkeypatch.setitem(sys.modules, BLAS_MODULE, None)
+
+
+def test_blas_addresses_come_without_the_rest_of_scipy_linalg(scipy_of_ours):
+    del sys.modules[BLAS_MODULE]
+    assert threads._scipys_blas().addresses == 7
+    assert BLAS_MODULE not in sys.modules  # or scipy.linalg would lack it as an attribute
+
+
+def test_blas_addresses_that_are_there_already(scipy_of_ours):
+    sys.modules[BLAS_MODULE] = there = object()
+    assert threads._scipys_blas() is there
+
+
+def test_blas_addresses_where_scipy_lies_elsewhere(monkeypatch):
+    """As in an editable installation, whose own finder knows where."""
+    pytest.importorskip("scipy.linalg")
+    monkeypatch.setattr(scipy, "__path__", [])
+    monkeypatch.delitem(sys.modules, BLAS_MODULE, raising=False)
+    assert "sgemm" in threads._scipys_blas().__pyx_capi__
 
 
 def test_blas_has_its_threads_again_after_a_step():
