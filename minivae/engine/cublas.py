@@ -6,6 +6,7 @@ would serve, but it is a large dependency for the seven functions used here.
 
 import contextlib
 import ctypes
+import threading
 import weakref
 from ctypes import POINTER, byref, c_double, c_float, c_int, c_size_t, c_void_p
 
@@ -65,7 +66,7 @@ class Products:
             self._call("cublasSetMathMode", self._handle, TF32_MATH)
         # A workspace of our own: cuBLAS would otherwise allocate one in the middle of a capture.
         self._workspace = xp.cuda.alloc(WORKSPACE_BYTES)
-        self._stream = None
+        self._stream, self._lock = None, threading.Lock()
         self._kinds = {"f": ("cublasSgemm_v2", c_float), "d": ("cublasDgemm_v2", c_double)}
 
     def matmul(self, a, b, *, out):
@@ -93,8 +94,9 @@ class Products:
         )  # fmt: skip
 
         def product():
-            self._follow_current_stream()
-            self._call(name, *arguments)
+            with self._lock:  # or a thread that captures a graph would find the handle on another one's stream
+                self._follow_current_stream()
+                self._call(name, *arguments)
 
         return product
 

@@ -4,6 +4,8 @@ import ctypes
 import gc
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import cuda_on_cpu
@@ -252,6 +254,37 @@ def test_what_cublas_is_called_with(tmp_path, monkeypatch, dtype):
         *(handle, 0, 0, 2, 3, 5, 1, b.data.ptr, 2, a.data.ptr, 5, 1, out.data.ptr, 2),
         handle,
     ]
+
+
+def test_a_thread_that_captures_keeps_its_stream():
+    """Two threads, each with a stream of its own, multiply with one handle."""
+    found = []
+
+    def stream():
+        return SimpleNamespace(ptr=threading.get_ident())
+
+    class Library:
+        def __getattr__(self, name):
+            return lambda *_: 0
+
+        def cublasSetStream_v2(self, handle, stream):
+            self.stream = stream
+            time.sleep(1e-4)  # for the other thread
+            return 0
+
+        def cublasSgemm_v2(self, *_):
+            found.append(self.stream == stream().ptr)
+            return 0
+
+    cuda = SimpleNamespace(alloc=lambda size: SimpleNamespace(ptr=0), get_current_stream=stream)
+    products, a = cublas.Products(SimpleNamespace(cuda=cuda), Library()), fakegpu.backend().asarray(matrix(3, 3))
+    product = products.bind(a, a, a)
+    threads = [threading.Thread(target=lambda: [product() for _ in range(50)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 100
 
 
 # -------------------------------------------------------------------------------------- choosing a backend
