@@ -61,7 +61,7 @@ SUITES = {
     ("training.history",): (["training/test_training.py", "training/test_bad_input.py", "views/test_summary.py"], ""),
     ("arguments",): (["training/test_bad_input.py", "hunts/test_arguments.py", "truths"], "not fake and not numba"),
     ("storage.checkpoint",): (
-        ["storage", "truths/test_flows.py"]
+        ["storage", "truths/test_flows.py", "data/test_bombs.py"]
         + [f"training/test_{name}.py" for name in ("resume", "training", "bad_input")],
         "not fake and not numba and not test_killed",
     ),

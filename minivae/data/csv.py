@@ -77,7 +77,6 @@ class _Lines:
     def __init__(self, stream):
         self._stream = stream
         self.number = 0
-        self.text = b""
 
     def __iter__(self):
         return self

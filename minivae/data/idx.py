@@ -29,7 +29,6 @@ TYPES = {
 CODES = {dtype.newbyteorder("="): code for code, dtype in TYPES.items()}
 CHUNK = 1 << 20
 MOST_DIMENSIONS = 64  # of a NumPy array
-HEADER_BYTES = 4 + 4 * MOST_DIMENSIONS + 1  # and one more byte tells that too much follows
 
 
 def read_idx(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> np.ndarray:
@@ -40,7 +39,7 @@ def read_idx(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> np.ndarray:
     memory is taken.
     """
     max_bytes = integer("read_idx: max_bytes", max_bytes)
-    with open_stream(path, max_bytes + HEADER_BYTES) as stream:
+    with open_stream(path) as stream:
         dtype, shape = _read_header(stream, path)
         promised = dtype.itemsize * math.prod(shape)
         if promised > most_bytes(path):

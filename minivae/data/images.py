@@ -72,7 +72,7 @@ def _pixels(picture, size, color):
     from PIL import Image
 
     picture = picture.convert("RGB" if color else "L")
-    if size is not None and picture.size != (size[1], size[0]):
+    if size is not None:
         picture = picture.resize((size[1], size[0]), Image.LANCZOS)
     return np.asarray(picture)
 
@@ -99,8 +99,7 @@ def _open(path, max_bytes):
                 check_fits(path, file.width * file.height * PIXEL_BYTES, max_bytes)
                 if file.mode.startswith(("I", "F")):
                     raise MiniVAEError(f"{path} has more than 8 bits for a pixel: save it with 8")
-                picture = ImageOps.exif_transpose(file)
-                picture.load()
+                picture = ImageOps.exif_transpose(file)  # which decodes it
         except MiniVAEError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

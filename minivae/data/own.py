@@ -70,7 +70,7 @@ def _checked(where, x):
 def _classes_by_folder(folder, n):
     """The class of each of n pictures, in the order of their names, and the names of the classes."""
     parents = [path.relative_to(folder).parts[0] for path in picture_files(folder)]
-    names = tuple(sorted({parent for parent in parents if (folder / parent).is_dir()}))
+    names = tuple(sorted(set(parents)))
     if len(names) < 2 or not all((folder / parent).is_dir() for parent in parents):
         return None, ()
     return np.array([names.index(parent) for parent in parents]), names
@@ -89,7 +89,7 @@ def _read_arrays(path, max_bytes):
     found = _from_numpy(read_members, path, max_bytes)
     x, y = found.get("x_train", found.get("x")), found.get("y_train", found.get("y"))
     x_test, y_test = found.get("x_test"), found.get("y_test")
-    if x is None and len(found) == 1:
+    if len(found) == 1:
         (x,) = found.values()
     if x is None:
         raise MiniVAEError(f"{path}: {ARRAYS}; it has {', '.join(found) or 'nothing'}")

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import os
 import zlib
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ DEFLATE_BEST_RATIO = 1032  # bytes out for each byte in, at most (zlib's technic
 
 
 @contextmanager
-def open_stream(path, max_bytes):
+def open_stream(path, max_bytes=math.inf):
     """The file's bytes as a binary stream, decompressed if they begin as gzip does, whatever the file's name.
 
     Raises MiniVAEError, also from inside the block, when the file cannot be read, its gzip data is damaged, or more

@@ -67,6 +67,7 @@ READERS = {
     "csv": (lambda p: written(p / "a.csv.gz", gzip.compress(b"1,2,3,4,5\n" * 30_000)), data.read_csv, 300_000),
     "table": (lambda p: written(p / "a.csv.gz", gzip.compress(b"1,2\n" * 20_000)), data.load, 320_000),
     "table, text": (lambda p: written(p / "a.csv.gz", gzip.compress(b"0000001,2\n" * 100)), data.load, 1000),
+    "table, one class": (lambda p: written(p / "a.csv", b"x,y\n" + b"1,2\n" * 20_000), data.load, 320_200),
     "classes": (
         lambda p: written(p / "a.csv", b"y,x\n" + b"".join(b"%d,1\n" % i for i in range(9000))),
         data.load,
@@ -74,6 +75,11 @@ READERS = {
     ),
     "picture": (lambda p: picture(p / "a.png", 2000) and p, data.read_images, images.PIXEL_BYTES * 2000**2),
     "pictures": (lambda p: pictures(p / "folder"), data.read_images, 40 * 300 * 300),
+    "pictures, scaled": (
+        lambda p: pictures(p / "folder", 3),
+        lambda p, max_bytes: data.read_images(p, (1000, 700), color=True, max_bytes=max_bytes),
+        3 * 1000 * 700 * 3,
+    ),
     "pictures of one's own": (lambda p: pictures(p / "folder"), data.load, 40 * 300 * 300),
     "model": (lambda p: model(p / "a.safetensors"), lambda p, max_bytes: mv.load(p, max_bytes=max_bytes), 24_000),
     "model, npz": (lambda p: model(p / "a.npz"), lambda p, max_bytes: mv.load(p, max_bytes=max_bytes), 24_000),

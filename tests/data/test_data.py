@@ -164,8 +164,9 @@ def test_mnist_and_fashion_mnist_are_never_confused(tmp_path):
     np.testing.assert_array_equal(data.load("mnist", tmp_path).x_train, digits)
     np.testing.assert_array_equal(data.load("fashion-mnist", tmp_path).x_train, clothes)
     for name, other in (("mnist", "fashion-mnist"), ("fashion-mnist", "mnist")):
-        with pytest.raises(MiniVAEError, match=f"{other} itself do not count"):
+        with pytest.raises(MiniVAEError, match=f"{other} itself do not count") as caught:
             data.load(name, tmp_path / other)
+        assert "Found only" not in str(caught.value)
     raw = tmp_path / "torch" / "FashionMNIST" / "raw"
     put_idx(raw)
     for folder in (raw, raw.parent, raw.parent.parent):
@@ -204,8 +205,10 @@ def test_the_checksum_tells_which_labels_they_are(tmp_path, monkeypatch):
 
 
 def test_an_explicit_folder_must_have_it(tmp_path):
-    with pytest.raises(MiniVAEError, match=r"no MNIST in .*train-images-idx3-ubyte.*mnist\.npz"):
+    with pytest.raises(MiniVAEError, match=r"no MNIST in .*train-images-idx3-ubyte.*mnist\.npz") as caught:
         data.load("mnist", tmp_path)
+    assert "(or .idx for -idx, or with .gz)" in str(caught.value) and "Found only" not in str(caught.value)
+    assert "mnist_train.csv and mnist_test.csv" in str(caught.value)
     data.write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((2, 28, 28), np.uint8))
     with pytest.raises(MiniVAEError, match="Found only train-images-idx3-ubyte"):
         data.load("mnist", tmp_path)
@@ -522,6 +525,8 @@ def test_transparent_is_white_and_photographs_are_upright(tmp_path):
     ink[0, 0, 3] = 255  # one opaque black pixel, the rest transparent
     Image.fromarray(ink).save(tmp_path / "a.png")
     assert data.read_images(tmp_path).tolist() == [[[0, 255, 255], [255, 255, 255]]]
+    Image.new("L", (1, 2), 7).save(tmp_path / "a.png", transparency=7)  # a colour that is to be seen through
+    assert data.read_images(tmp_path).tolist() == [[[255], [255]]]
     photo = Image.fromarray(np.array([[0, 255], [0, 255], [0, 255]], np.uint8))
     exif = photo.getexif()
     exif[0x0112] = 6  # to be turned clockwise by 90 degrees
@@ -530,9 +535,10 @@ def test_transparent_is_white_and_photographs_are_upright(tmp_path):
 
 
 def test_images_from_arrays():
-    assert data.read_images(PIXELS) is PIXELS
+    assert data.read_images(PIXELS) is PIXELS and data.read_images(PIXELS, size=(28, 28)) is PIXELS
     np.testing.assert_array_equal(data.read_images(PIXELS / 255), PIXELS)
-    np.testing.assert_array_equal(data.read_images(PIXELS.astype(int)), PIXELS)
+    for dtype in (int, np.int16):
+        np.testing.assert_array_equal(data.read_images(PIXELS.astype(dtype)), PIXELS)
     assert (data.read_images(np.full((1, 2, 2), 0.9999)) == 255).all()
     np.testing.assert_array_equal(data.read_images(PIXELS > 50), 255 * (PIXELS > 50))
     plain = np.full((2, 6, 8, 3), 77, np.uint8)
@@ -553,6 +559,7 @@ def test_bad_images_are_one_clear_error(tmp_path):
     refuses(r"several sizes, 9 x 9 and 8 x 9 .*b\.png.*size=", tmp_path)
     refuses("height, width", tmp_path, size=28)
     refuses("height, width", tmp_path, size=(0, 28))
+    refuses("height, width", tmp_path, size=(28, 28, 3))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9), np.uint8)).save(tmp_path / "b.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:80])
     refuses(r"cannot read the image .*b\.png", tmp_path)
@@ -564,4 +571,5 @@ def test_bad_images_are_one_clear_error(tmp_path):
     refuses("nan", np.full((2, 3, 3), np.nan))
     refuses("several sizes", [np.zeros((2, 2)), np.zeros((3, 3))])
     refuses("shape", np.zeros((4, 784)))
+    refuses("shape", np.zeros((4, 28, 28, 4)))
     refuses("shape", np.zeros((0, 28, 28)))

@@ -45,16 +45,27 @@ def test_sub_folders_are_classes(tmp_path):
     assert data.load(tmp_path / "cats").y_train is None
 
 
+def test_one_sub_folder_or_pictures_beside_them_are_no_classes(tmp_path):
+    pictures(tmp_path / "one", ("cats",))
+    pictures(tmp_path / "beside", ("cats", "dogs", ""), n=5)
+    for name in ("one", "beside"):
+        own = data.load(tmp_path / name)
+        assert own.y_train is None and own.class_names == () and len(own.x_train) > 5
+
+
 def test_arrays(tmp_path):
     np.save(tmp_path / "x.npy", PIXELS)
     np.savez(tmp_path / "x.npz", PIXELS)
     np.savez(tmp_path / "xy.npz", x=PIXELS, y=np.arange(30) % 3 + 5)
     data.write_idx(tmp_path / "x-idx3-ubyte.gz", PIXELS)
-    files = (tmp_path / name for name in ("x.npy", "x.npz", "xy.npz", "x-idx3-ubyte.gz"))
+    with open(tmp_path / "x2.npy", "wb") as file:
+        np.lib.format.write_array(file, PIXELS, version=(2, 0))
+    files = (tmp_path / name for name in ("x.npy", "x2.npy", "x.npz", "xy.npz", "x-idx3-ubyte.gz"))
     for source in (PIXELS, PIXELS.tolist(), *files):
         own = data.load(source)
         assert (own.x_train.shape, own.x_test.shape) == ((27, 5, 4), (3, 5, 4))
         assert together(own) == sorted(PIXELS.reshape(30, -1).tolist())
+        assert own.source == ("an array" if isinstance(source, (np.ndarray, list)) else str(source))
     own = data.load(tmp_path / "xy.npz")
     assert own.class_names == ("5", "6", "7") and set(own.y_train) == {0, 1, 2}
     parts = {"x_train": PIXELS[:20], "x_test": PIXELS[20:], "y_train": np.arange(20) % 2, "y_test": np.ones(10, int)}

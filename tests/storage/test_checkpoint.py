@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import minivae as mv
 from minivae.model.parameters import Part
@@ -100,6 +101,7 @@ def x():
         {"prior": mv.MixturePrior(2, 3)},
         {"prior": mv.VampPrior(2, 7, 4), "bound": mv.ImportanceWeighted()},
         {"prior": mv.FlowPrior([mv.InverseAutoregressive(2, 3)])},
+        {"regulariser": mv.MMD(20.0)},
     ],
 )
 def test_a_model_comes_back_the_same(path, x, options):
@@ -113,8 +115,15 @@ def test_a_model_comes_back_the_same(path, x, options):
         name: view.tolist() for name, view in vae.parameters.items()
     }
     assert again.dtype == vae.dtype and again.seed == vae.seed
+    assert checkpoint.describe(again.regulariser) == checkpoint.describe(vae.regulariser)
     assert again.evaluate(x, samples=3) == vae.evaluate(x, samples=3)
     np.testing.assert_array_equal(again.sample(4), vae.sample(4))
+
+
+def test_the_prior_and_the_regulariser_are_named_where_they_are_not_the_default_only(path):
+    """As in files from before there were others."""
+    make().save(path)
+    assert not {"prior", "regulariser"} & checkpoint.read(path)[1]["model"].keys()
 
 
 def test_a_model_may_change_backend(x, path, backend):
@@ -218,6 +227,7 @@ def edit(path, change):
     [
         (lambda arrays, record: record.update(format=2), "has format 2.*up to format 1: install a newer"),
         (lambda arrays, record: record["model"]["encoder"][1].update({"class": "Mish"}), "has no 'Mish'.*newer"),
+        (lambda arrays, record: record["model"]["encoder"][1].update({"class": "VAE"}), "has no 'VAE'.*newer"),
         (lambda arrays, record: record["model"]["encoder"][1].update(slope=2), "does not make a model: ReLU.*argument"),
         (lambda arrays, record: record["model"].update(depth=2), "does not make a model: VAE.*depth"),
         (lambda arrays, record: record["model"].pop("decoder"), "does not make a model: 'decoder'"),
@@ -244,6 +254,10 @@ def test_other_files_are_no_checkpoints(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
     np.savez(tmp_path / "objects.npz", allow_pickle=True, minivae=np.array([{}], dtype=object))
+    save_file({"a": np.zeros(3)}, tmp_path / "arrays.safetensors")
+    for name in ("arrays.npz", "arrays.safetensors"):
+        with pytest.raises(mv.MiniVAEError, match="no checkpoint of minivae: it has no record of a model"):
+            mv.load(tmp_path / name)
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("some words, more than sixteen bytes of them")
     for other in sorted(tmp_path.iterdir()):
