@@ -33,7 +33,7 @@ def load():
     return library
 
 
-_unused = []  # the handles of products that are gone, each with its library
+_unused: list[tuple[ctypes.CDLL, c_void_p]] = []  # the handles of products that are gone, each with its library
 
 
 def _destroy_unused():
