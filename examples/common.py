@@ -189,13 +189,16 @@ def write_json(path, value):
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
-def save_training_figures(arguments, vae, history):
-    """The loss curves and draws from the prior, for a model whose latent space cannot be drawn."""
+def save_training_figures(arguments, vae, history, validation="test"):
+    """The loss curves and draws from the prior, for a model whose latent space cannot be drawn.
+
+    validation : what the validation data are called in the legend
+    """
     from minivae.views import plots
 
     save_figures(
         arguments,
-        loss_curves=plots.loss_curves(history, validation="test"),
+        loss_curves=plots.loss_curves(history, validation),
         samples=plots.samples(vae, n=100, seed=arguments.seed),
     )
 

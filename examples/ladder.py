@@ -123,7 +123,7 @@ def main():
     ended = "early stopping" if len(history) < arguments.epochs else f"--epochs {arguments.epochs}"
     save_results(arguments, vae, dataset)
     if not arguments.no_plots:
-        save_training_figures(arguments, vae, history)
+        save_training_figures(arguments, vae, history, "validation")
     result = {
         "command": " ".join(["python examples/ladder.py", *sys.argv[1:]]),
         "data": data_name(arguments, dataset),
