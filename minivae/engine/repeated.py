@@ -35,8 +35,9 @@ class Repeated:
         return self._backend.to_host(arrays["result"])
 
     def _compile(self, batch):
-        backend = self._backend
+        """A list for batches of these shapes, and its arrays."""
+        backend, function = self._backend, self._function
         arrays = {name: backend.empty(array.shape, array.dtype) for name, array in batch.items()}
-        result = self._function(self._staying | batch)
+        result = function(self._staying | batch)
         arrays |= self._staying | {"result": backend.empty(result.shape, result.dtype)}
-        return backend.compile(lambda a: {"result": self._function(a)}, arrays, self._dtype), arrays
+        return backend.compile(lambda a: {"result": function(a)}, arrays, self._dtype), arrays

@@ -1,7 +1,9 @@
 """What runs batch after batch outside training: as it stands at first, then compiled; the numbers are the same."""
 
+import gc
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -60,6 +62,29 @@ def test_few_batches_are_not_worth_compiling(monkeypatch):
     vae.score(np.ones((16 * 5 + 4, 6)), batch_size=5)
     with pytest.raises(TypeError):
         vae.score(np.ones((17 * 5, 6)), batch_size=5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("backend", ENGINES, indirect=True)
+def test_nothing_is_left_of_a_list_when_the_batches_are_through(backend, compiled, monkeypatch):
+    """Without waiting for garbage to be collected; its threads end with it."""
+    lists, compile_ = [], NumpyBackend.compile
+
+    def note(self, *args):
+        lists.append(weakref.ref(call := compile_(self, *args)))
+        return call
+
+    monkeypatch.setattr(NumpyBackend, "compile", note)
+    backend.compiled = compiled
+    vae = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)], backend=backend)
+    vae.inference_rows = 6
+    gc.disable()
+    try:
+        vae.score(np.ones((40, 6)), batch_size=2)
+        vae.log_likelihood(np.ones((40, 6)), samples=3, progress=False)
+        assert [ref() for ref in lists] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"], indirect=True)
