@@ -122,7 +122,8 @@ def parts_of_one(name, backend, size):
 def measured(name, backend, size, rounds, mpiexec=True):
     """What rank 0 of so many printed, or one that is alone but works as if it had so many beside it."""
     program = [sys.executable, str(Path(__file__).resolve()), "--workloads", name, "--backend", backend]
-    mpiexec = [shutil.which("mpiexec") or "mpiexec", "-n", str(size)] * mpiexec
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the wheels' comes first
+    mpiexec = [shutil.which("mpiexec", path=folders) or "mpiexec", "-n", str(size)] * mpiexec
     command = [*mpiexec, *program, *(["--as-rank"] if mpiexec else ["--one-of", str(size)])]
     environment, found = os.environ | LEAVE | {"OPENBLAS_NUM_THREADS": "1"}, []
     for _ in range(rounds):

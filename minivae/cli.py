@@ -7,6 +7,7 @@ import platform
 import sys
 import warnings
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -342,8 +343,23 @@ def info(arguments):
             print(f"backend {name}: {backend.device}")
         except MiniVAEError as error:
             print(f"backend {name}: {error}")
+    print("".join(f"{line}\n" for line in sorted(_blas())), end="")
     if arguments.model:
         load(_file(arguments.model), max_bytes=arguments.max_bytes).summary()
+
+
+def _blas():
+    """A line for each library that NumPy and SciPy multiply matrices with, where threadpoolctl can tell."""
+    if find_spec("threadpoolctl") is None:
+        return set()
+    from threadpoolctl import threadpool_info
+
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return {
+        f"BLAS {library['internal_api']} {library['version']}: "
+        f"kernels for {library.get('architecture', 'any processor')}, threads: {library['num_threads']}"
+        for library in libraries
+    }
 
 
 def _model(arguments):

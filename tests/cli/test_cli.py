@@ -82,6 +82,22 @@ def test_sample_reconstruct_explore_info(trained, tmp_path, capsys):
     assert mv.__version__ in out and "encoder.0   Dense" in out and "backend numpy: CPU" in out
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_info_on_blas(told, capsys, monkeypatch):
+    libraries = [
+        {"user_api": "blas", "internal_api": "openblas", "version": "0.3", "architecture": "Zen", "num_threads": 3},
+        {"user_api": "blas", "internal_api": "mkl", "version": "2026", "num_threads": 1},
+        {"user_api": "openmp", "internal_api": "openmp", "version": None, "num_threads": 2},
+    ]
+    monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: libraries)
+    monkeypatch.setattr(cli, "find_spec", lambda name: told or None)
+    out = succeed(capsys, "info").splitlines()
+    assert [line for line in out if line.startswith("BLAS")] == [
+        "BLAS mkl 2026: kernels for any processor, threads: 1",
+        "BLAS openblas 0.3: kernels for Zen, threads: 3",
+    ] * told
+
+
 def test_explain_on_a_page(trained, tmp_path, capsys):
     succeed(capsys, "explain", "--page", tmp_path / "p.html", "--weights", trained / "model.safetensors")
     assert "encoder.0" in (tmp_path / "p.html").read_text()
