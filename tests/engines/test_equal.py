@@ -144,6 +144,9 @@ MODELS = {
     "sigmoids": (lambda: networks(activation=mv.Sigmoid), {}, {}),
 }
 
+# Those that several processes can train: a regulariser wants all codes of a batch.
+SHARED = [name for name, (_, parts, _) in MODELS.items() if "regulariser" not in parts]
+
 
 def train(backend, name, dtype, kind, **more):
     """The weights, the gradients and the losses after two epochs; the ragged last batch has 3 rows where not said."""

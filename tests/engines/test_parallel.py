@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import MAKE_BACKEND
 from ranks import together
-from test_equal import MODELS, train
+from test_equal import SHARED, train
 
 import minivae as mv
 from minivae.engine import backend as backends
@@ -49,7 +49,7 @@ def test_a_model(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHARED)
 def test_every_model(name):
     for size, dtype in ((2, "float64"), (4, "float64"), (3, "float32")):
         assert_the_same_numbers(name, size, dtype=dtype)
@@ -62,7 +62,7 @@ def test_other_engines(engine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("engine", ["numba", "fake"])
 def test_every_model_on_other_engines(engine, name):
     assert_the_same_numbers(name, 2, MAKE_BACKEND[engine])

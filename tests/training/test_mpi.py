@@ -142,9 +142,9 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
 def test_ctrl_c_is_kept(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     process = start("trains", path)
-    for _ in range(2):
-        process.stdout.readline()
-    time.sleep(2)
+    while not path.exists():  # after the first of its epochs
+        time.sleep(0.01)
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode != 0

@@ -75,9 +75,9 @@ def threads(ranks):
 
 
 def equal(ranks, *names):
-    from test_equal import MODELS, train
+    from test_equal import SHARED, train
 
-    for name in names or MODELS:
+    for name in names or SHARED:
         for dtype, kind in (("float64", "float64"), ("float32", "pixels")):
             found = train(mv.get_backend("numpy"), name, dtype, kind, parallel=ranks)
             alone = train(mv.get_backend("numpy"), name, dtype, kind)
