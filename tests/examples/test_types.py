@@ -17,7 +17,7 @@ HOOKS = set(
     split_with_backward with_kl lack own_prior own_loss proposal pseudo_inputs penalty check constant_arrays
     shapes initial output_shape uniform_shapes latent_dim params_dim sweeps begin end lr""".split()
 )
-HOOKS_OF_A_VAE = set("forward_and_backward lack named check_input draw_prior uniform_shapes forward beta".split())
+HOOKS_OF_A_VAE = set("forward_and_backward lack params_of check_input draw_prior uniform_shapes forward beta".split())
 FIGURES = """loss_curves reconstructions draws samples styles interpolation manifold latent_plane latent_space
     kl_per_dimension architecture""".split()
 
