@@ -1,6 +1,7 @@
 """N ranks take the steps that one process takes: every model, on threads in place of processes."""
 
 import contextlib
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_equal import SHARED, train
 import minivae as mv
 from minivae.engine import backend as backends
 from minivae.engine.backend import Eager
+from minivae.model import inference
 from minivae.training.state import Training
 from minivae.training.step import Step
 
@@ -176,6 +178,13 @@ def test_evaluation_is_shared_out(n, size):
         for found in together(size, program):
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-13)
+
+
+def test_each_ranks_progress_is_that_of_its_own_examples(monkeypatch):
+    totals = []
+    monkeypatch.setattr(inference, "progress_bar", lambda n, *_: totals.append(n) or contextlib.nullcontext(Mock()))
+    together(3, lambda ranks: small().log_likelihood(data(20), samples=2, parallel=ranks))
+    assert sorted(totals) == [6, 7, 7]
 
 
 def test_labels_are_shared_out_with_their_rows():

@@ -284,6 +284,11 @@ def test_diagnose_and_pages():
     assert "<html" in one_step(pixels, RNG.random(6), image_shape=(2, 3))
 
 
+def filled_only():
+    """A model whose likelihood knows nothing of gaps."""
+    return mv.VAE([mv.ZeroFilled([(mv.Gaussian(), 3)]), mv.Dense(3, 2)], [mv.Dense(1, 3)], likelihood=mv.Gaussian())
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -301,6 +306,7 @@ def test_diagnose_and_pages():
         (lambda: model().evaluate(table_rows(5, 0) + [0, 0, 9, 0, 0]), r"expects values k / 2 in \[0, 1\]"),
         (lambda: model().evaluate(np.full((2, 5), np.inf)), "an infinity in row 0: clean the data first$"),
         (lambda: mv.mlp(3).evaluate(np.full((2, 3), np.nan)), "leave out what is NaN, with ZeroFilled in the encoder"),
+        (lambda: filled_only().evaluate(np.full((2, 3), np.nan)), "leave out what is NaN, with .* Observed columns"),
         (
             lambda: mv.mlp(3, likelihood=mv.Observed([(mv.Gaussian(), 3)])).evaluate(np.full((2, 3), np.nan)),
             "leave out what is NaN, with ZeroFilled in the encoder",
