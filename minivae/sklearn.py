@@ -215,13 +215,13 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     @unwarned
     def _log_p(self, X):
-        vae, parts = self.vae_, []
+        vae, of_prior, parts = self.vae_, self.vae_._of_prior(), []
         eps = generator(0, LIKELIHOOD_NOISE).standard_normal((DRAWS, 1, vae.latent_dim))
         rows = max(1, vae.inference_rows // DRAWS)
         for start in range(0, len(X), rows):
             x = vae.backend.asarray(X[start : start + rows], vae.dtype)
             noise = vae.backend.asarray(np.broadcast_to(eps, (DRAWS, len(x), vae.latent_dim)), vae.dtype)
-            _, log_w = vae._weighted(vae._params, vae._of_prior(), x, None, noise)
+            _, log_w = vae._weighted(vae._params, of_prior, x, None, noise)
             log_w = vae.backend.to_host(log_w).astype(np.float64)
             parts.append(np.logaddexp.reduce(log_w, axis=0) - math.log(DRAWS))
         return finite("log p(x)", np.concatenate(parts))

@@ -1,8 +1,6 @@
 """What runs batch after batch outside training: as it stands at first, then compiled; the numbers are the same."""
 
 import gc
-import sys
-import threading
 import weakref
 
 import numpy as np
@@ -85,32 +83,3 @@ def test_nothing_is_left_of_a_list_when_the_batches_are_through(backend, compile
         assert [ref() for ref in lists] == [None, None]
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize("backend", ["numpy", "numba"], indirect=True)
-def test_threads_have_lists_of_their_own(backend):
-    vae, errors = mv.VAE([mv.Dense(12, 16), mv.ReLU(), mv.Dense(16, 4)], [mv.Dense(2, 12)], backend=backend), []
-    xs = [np.random.default_rng(i).random((200, 12), np.float32) for i in range(4)]
-
-    def numbers(x):
-        return vae.score(x, samples=2, batch_size=2).loss, vae.log_likelihood(x, 3, progress=False)
-
-    alone = [numbers(x) for x in xs]
-
-    def run(i):
-        for _ in range(3):
-            (losses, log_px), (expected, of_expected) = numbers(xs[i]), alone[i]
-            if not (np.array_equal(losses, expected) and log_px == of_expected):
-                errors.append(i)
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert not errors

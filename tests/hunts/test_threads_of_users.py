@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import minivae as mv
+from minivae.engine.repeated import Repeated
 
 X = np.random.default_rng(0).random((64, 12), np.float32)
 Y = np.arange(64) % 3
@@ -72,6 +73,25 @@ def test_every_method_in_every_thread_gives_what_it_gives_alone(backend):
         for k in order:
             name, n = list(alone)[k]
             np.testing.assert_array_equal(CALLS[name](vae, n), alone[name, n], err_msg=name)
+
+    in_threads(4, use)
+
+
+@of_processors
+def test_what_each_thread_compiles_for_many_batches_is_its_own(backend, monkeypatch):
+    monkeypatch.setattr(Repeated, "COMPILED_AFTER", 1)
+    vae = model(backend)
+    vae.inference_rows = 6
+    xs = np.random.default_rng(1).random((4, 64, 12), np.float32)
+
+    def numbers(x):
+        return [*vae.score(x, samples=2, y=Y).loss, vae.log_likelihood(x, samples=3, y=Y, progress=False)]
+
+    alone = [numbers(x) for x in xs]
+
+    def use(i):
+        for _ in range(10):
+            np.testing.assert_array_equal(numbers(xs[i]), alone[i])
 
     in_threads(4, use)
 
