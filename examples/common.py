@@ -135,7 +135,7 @@ def layers(*widths, init="glorot_uniform"):
     return stack[:-1]
 
 
-def train(arguments, vae, dataset):
+def train(arguments, vae, dataset, schedules=None):
     """Fit as the arguments say, with a look at the test images after each epoch; leaves the results in `--out`."""
 
     def with_labels(x, y):
@@ -149,6 +149,7 @@ def train(arguments, vae, dataset):
         batch_size=arguments.batch_size,
         optimizer=OPTIMIZERS[arguments.optimizer](arguments.lr),
         samples=arguments.samples,
+        schedules=schedules,
         **kept(arguments),
     )
     save_results(arguments, vae, dataset)

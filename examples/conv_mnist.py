@@ -64,6 +64,18 @@ def build(arguments, backend):
     return vae
 
 
+def learning_rate(arguments):
+    """Steady, as published; with --fall it falls in the last epochs, evenly on a log scale.
+
+    RMSprop's steps do not shrink with the gradient, so that at a steady rate the test loss goes up and down by half a
+    nat from one epoch to the next.
+    """
+    if not arguments.fall:
+        return lambda epoch: arguments.lr
+    steady = arguments.epochs - arguments.fall
+    return lambda epoch: arguments.lr * 0.01 ** max(0.0, (epoch - steady) / arguments.fall)
+
+
 def draw(arguments, vae, history, dataset):
     from minivae.views import plots
 
@@ -81,10 +93,11 @@ def draw(arguments, vae, history, dataset):
 def main():
     parser = training_parser(__doc__.splitlines()[0], "runs/conv", ("mnist", "fashion-mnist", "sample"))
     parser.add_argument("--maps", type=at_least_1, default=64, help="the channels of the hidden layers")
+    parser.add_argument("--fall", type=at_least_1, help="the last epochs, in which the learning rate falls to 1%%")
     arguments = parser.parse_args()
     backend, dataset = start(arguments)
     vae = build(arguments, backend)
-    history = train(arguments, vae, dataset)
+    history = train(arguments, vae, dataset, schedules={"lr": learning_rate(arguments)})
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)
     print_result(arguments, history, dataset, PUBLISHED.get(dataset.name, "nothing for this data set"))

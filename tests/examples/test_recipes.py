@@ -226,3 +226,11 @@ def test_the_one_map_of_the_convolutional_recipe_lets_white_through(example):
         np.testing.assert_array_equal(kernel, drawn * np.sign(drawn.sum()))
         signs.append(np.sign(drawn.sum()))
     assert set(signs) == {-1, 1}
+
+
+def test_the_convolutional_recipe_s_learning_rate_falls_only_where_it_is_told_to(example):
+    rate = example("conv_mnist").learning_rate
+    steady = rate(Namespace(lr=1e-3, epochs=5, fall=None))
+    falling = rate(Namespace(lr=1e-3, epochs=5, fall=2))
+    assert [steady(epoch) for epoch in range(1, 6)] == [1e-3] * 5
+    np.testing.assert_allclose([falling(epoch) for epoch in range(1, 6)], [1e-3, 1e-3, 1e-3, 1e-4, 1e-5])
