@@ -104,7 +104,7 @@ class Loops:
         for value in group:
             for dtype in (value.dtype, *value.dtypes) if value.function is not rows else ():
                 type_of(dtype, value.line)
-        if first.kind == "primitive" and first.function is rows:
+        if first.function is rows:
             self._add_rows(*map(self.plan.array, first.inputs), self.plan.array(first), first.line)
         elif first.kind == "primitive":
             self._add_convolution(group)
@@ -161,7 +161,6 @@ class Loops:
         # several at a time would cost.
         attributes = "noimplicitfloat " if any(stride < 0 for array in arrays for stride in array.strides) else ""
         names = [f"%a{k}" for k in range(len(arrays))]
-        lines = [f"  {line}" if not line.endswith(":") else line for line in code.lines]
         loads = [
             line
             for k in range(len(arrays))
@@ -171,7 +170,7 @@ class Loops:
         given = ", ".join(f"ptr {name}" for name in names)
         text = [
             f"define internal void @NAME_body({inner}, i64 %start, i64 %stop) {attributes}alwaysinline {{\nentry:",
-            *(*lines, "  ret void\n}"),
+            *(*code.lines, "  ret void\n}"),
             f"define void @NAME(ptr %table, i64 %start, i64 %stop) {attributes}{{\nentry:",
             *loads,
             f"  call void @NAME_body({given}, i64 %start, i64 %stop)\n  ret void\n}}\n",
@@ -243,7 +242,7 @@ class Loops:
         """
         space = arrays[0].shape
         sizes, strides = merged(space, arrays, keep_last=bool(totals))
-        flat, code = len(sizes) == 1 and not totals, Code()
+        flat, code = len(sizes) == 1, Code()
         n, units, written = sizes[-1], math.prod(sizes[:-1]), set()
 
         def row(r):
@@ -273,7 +272,7 @@ class Loops:
         if flat:
             row(None)
         else:
-            repeat(code, "%start", "%stop", lambda r, _: row(r) or [])
+            repeat(code, "%start", "%stop", lambda r, _: row(r))
         kernel = self._kernel(code, arrays)
         outer = 1 if flat else len(sizes) - 1
         accesses = [
@@ -465,7 +464,6 @@ class Loops:
         orders = np.array([ord("NT"[b_order]), ord("NT"[a_order])], np.uint8)
         scales = np.array([1, accumulate], out.dtype)
         numbers = np.array([b.shape[1], *a.shape, b_apart, a_apart, out_apart], np.int32)
-        self._kept += [a, b, out, orders, scales, numbers]
         by_rows = steps[0] != 0 or steps[1] == 0
         return [gemm(out.dtype), a, b, out, *steps, orders, scales, numbers, scales.itemsize, int(by_rows)]
 

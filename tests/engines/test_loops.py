@@ -467,6 +467,11 @@ def test_sums_along_rows(shape, n_workers, split_everything):
     agree(step, arrays, n_workers, rtol=1e-12, atol=1e-13)
 
 
+def test_a_sum_that_comes_before_the_loop_that_it_joins(n_workers, split_everything):
+    arrays = {"x": normal(13, 9), "s": normal(13), "y": normal(13, 9)}
+    agree(lambda a: {"s": np.sum(a["x"], axis=1), "y": np.abs(a["x"])}, arrays, n_workers, rtol=1e-6, atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------- rows
 
 
@@ -659,6 +664,34 @@ def test_shares_of_a_long_array_begin_where_a_cache_line_does():
     (step,) = compiled(lambda a: {"x": a["x"] * 2}, arrays, 3).instructions
     assert step.shares[0] == 0 and step.shares[-1] == 100_003
     assert all(start % 16 == 0 for start in step.shares[:-1])
+
+
+def test_threads_wait_only_where_one_reads_what_another_one_wrote():
+    """A batch's way through a network is a thread's own, row by row; the gradient of a weight is of all rows."""
+    arrays = {name: normal(200, 200) for name in "xWVhydz"}
+
+    def step(a):
+        h = np.tanh(a["x"] @ a["W"])
+        y = h @ a["V"]
+        dW = a["x"].T @ y
+        return {"h": h, "y": y, "d": dW, "z": np.exp(dW)}
+
+    list_ = compiled(step, arrays, 2).instructions
+    assert [instruction.join for instruction in list_] == [False, False, True, False, True]
+    assert all(instruction.shares[1] == instruction.shares[2] / 2 for instruction in list_)
+
+
+def test_little_work_is_shared_out_only_where_nobody_waits_for_it():
+    arrays = {"x": normal(40, 30), "h": normal(40, 30), "s": normal(1, 30), "w": normal(1, 30)}
+
+    def step(a):
+        h = np.exp(a["x"])
+        s = np.sum(h, axis=0, keepdims=True)
+        return {"h": h, "s": s, "w": a["w"] - s}
+
+    list_ = compiled(step, arrays, 2).instructions
+    assert [instruction.shares for instruction in list_] == [[0, 600, 1200], [0, 30, 30], [0, 30, 30]]
+    assert [instruction.join for instruction in list_] == [True, False, True]
 
 
 def test_a_part_of_a_product_is_worked_on_by_itself(n_workers, split_everything):
