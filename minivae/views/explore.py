@@ -16,7 +16,7 @@ from ..arguments import text as check_text
 from ..engine.javascript import FROM_HALF, javascript
 from ..errors import MiniVAEError
 from ..model.parameters import within
-from .plots import check_classes, image_shape_of
+from .plots import check_classes, image_shape_of, principal_directions
 
 TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
 MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
@@ -100,11 +100,9 @@ def _plane(mu):
     D = mu.shape[1]
     if D <= 2:
         return np.zeros(D), np.eye(D), ["z1", "z2" if D == 2 else ""]
-    mean = mu.mean(axis=0, dtype=np.float64)
-    variances, directions = np.linalg.eigh(np.cov(mu.T))
-    shares = variances[::-1][:2] / variances.sum()
+    directions, shares = principal_directions(mu)
     labels = [f"principal component {i} ({share:.0%} of the variance)" for i, share in enumerate(shares, 1)]
-    return mean, directions[:, ::-1].T[:2], labels
+    return mu.mean(axis=0, dtype=np.float64), directions, labels
 
 
 def decoder(vae, n=1):

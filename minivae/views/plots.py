@@ -459,18 +459,26 @@ def _plane(mu, log_var):
         return np.stack([mu[:, 0], np.exp(log_var[:, 0] / 2)]), ("z1", "standard deviation of q(z1 | x)")
     if mu.shape[1] == 2:
         return mu.T, ("z1", "z2")
+    directions, shares = principal_directions(mu)
+    labels = [
+        f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
+        for i, share in enumerate(shares, 1)
+    ]
+    return directions @ mu.T, labels
+
+
+def principal_directions(mu):
+    """The first two principal components of points mu (N, D), (2, D), and the shares of the variance that they hold.
+
+    Where the points do not vary, the directions are any two, and the shares 0.
+    """
     mu = mu.astype(np.float64)
     centred = mu - mu.mean(axis=0)
     variances, directions = np.linalg.eigh(centred.T @ centred)
     directions = directions[:, :-3:-1]
     # A direction's sign is arbitrary: let its largest coefficient be positive.
     directions = directions * np.sign(np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0))
-    shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
-    labels = [
-        f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
-        for i, share in enumerate(shares, 1)
-    ]
-    return (mu @ directions).T, labels
+    return directions.T, variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
 
 
 def check_classes(who, y, n, class_names):

@@ -107,6 +107,15 @@ def test_a_convolutional_model_makes_a_page_below_3_megabytes(digits):
     assert len(explore(mv.convnet((28, 28)), images, np.arange(2000) % 10).encode()) < 3e6
 
 
+@pytest.mark.parametrize("varies, n", [(True, 1), (False, 9)])
+def test_means_that_do_not_vary_have_a_plane_too(varies, n, digits):
+    """Of one example, or of an encoder that has collapsed."""
+    vae = dense(784, 6)
+    vae.parameters["encoder.2.W"][...] *= varies
+    page = explore(vae, digits.x_test[:n])
+    assert "principal component 1 (0% of the variance)" in page and "NaN" not in program_of(page)
+
+
 def test_class_names_cannot_break_the_page(digits):
     names = ["</script><script>alert(1)</script>", *map(str, range(9))]
     page = explore(dense(784, 2), digits.x_test, digits.y_test, names)
