@@ -22,6 +22,7 @@ from scipy.special import ndtri
 from ..arguments import array, integer, integers, number, one_of, text, texts
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError, named, shown
+from ..model.flows import FlowPosterior
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.vae import VAE
@@ -237,7 +238,7 @@ def manifold(
     """What the decoder makes of an n x n grid of z: z1 grows to the right and z2 upwards, as in `latent_space`.
 
     grid   : "linear", in equal steps as the axes of `latent_space`, or "quantile", where each cell is equally likely
-             under the prior
+             under the prior, which is then to be the standard normal
     limits : of z, (-3, 3) by default; of a quantile grid the probabilities of the first and last cell, (0.05, 0.95)
     """
     if _check_model(vae, "latent_dim", "decode").latent_dim != 2:
@@ -246,14 +247,19 @@ def manifold(
         )
     shape = image_shape_of(vae, image_shape)
     values, centres, ends, spacing = _grid_values(n, limits, grid)
+    if grid == "quantile" and type(_check_model(vae, "prior").prior) is not StandardNormal:
+        raise MiniVAEError(
+            f"manifold: a quantile grid has the quantiles of N(0, 1), this model's prior is {shown(vae.prior)}: use "
+            'grid="linear" with limits of your own, or latent_plane'
+        )
     z1, z2 = np.meshgrid(values, values[::-1])  # the first row of a picture is its top, where z2 is largest
     images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1))
     picture = _mosaic(images.reshape(n, n, -1), shape, gap=0)
     ax = _axes(ax, 7, 7 * shape[0] / shape[1])
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(*ends, *ends), aspect=shape[0] / shape[1])
     if grid == "quantile":
-        shown = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
-        ticks = centres[shown], [f"{value + 0:.2f}" for value in values[shown].round(2)]  # + 0: no "-0.00"
+        marked = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
+        ticks = centres[marked], [f"{value + 0:.2f}" for value in values[marked].round(2)]  # + 0: no "-0.00"
         ax.set_xticks(*ticks)
         ax.set_yticks(*ticks)
     ax.set(title=f"Decoded latent plane, {n} x {n}{spacing}", xlabel="z1", ylabel="z2")
@@ -380,7 +386,8 @@ def latent_space(
     standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
-    points, labels = _plane(*_check_model(vae, "encode", "latent_dim", "prior").encode(x))
+    mu, log_var = _check_model(vae, "encode", "latent_dim", "prior").encode(x)
+    points, labels = _plane(mu, log_var, getattr(vae, "posterior", None))
     ax = _axes(ax, 7, 7)
     order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
     look = {"s": min(18, max(5, 4e4 / len(order))), "linewidths": 0}
@@ -453,10 +460,11 @@ def _label_classes(ax, points, y, names, colours):
         ax.text(*at, names[i], color=ink, ha="center", va="center", fontsize=10, fontweight="bold", bbox=box)
 
 
-def _plane(mu, log_var):
+def _plane(mu, log_var, posterior):
     """Points (2, N) for posteriors of any dimension, and what the two axes are."""
     if mu.shape[1] == 1:
-        return np.stack([mu[:, 0], np.exp(log_var[:, 0] / 2)]), ("z1", "standard deviation of q(z1 | x)")
+        of = "the base of q(z1 | x)" if isinstance(posterior, FlowPosterior) else "q(z1 | x)"
+        return np.stack([mu[:, 0], np.exp(log_var[:, 0] / 2)]), ("z1", f"standard deviation of {of}")
     if mu.shape[1] == 2:
         return mu.T, ("z1", "z2")
     directions, shares = principal_directions(mu)

@@ -18,10 +18,11 @@ from minivae.views import plots
 SIDE = 4
 
 
-def model(latent_dim=2, n_pixels=SIDE * SIDE):
+def model(latent_dim=2, n_pixels=SIDE * SIDE, **options):
     return mv.VAE(
         encoder=[mv.Dense(n_pixels, 5), mv.ReLU(), mv.Dense(5, 2 * latent_dim)],
         decoder=[mv.Dense(latent_dim, 5), mv.Tanh(), mv.Dense(5, n_pixels)],
+        **options,
     )
 
 
@@ -69,7 +70,7 @@ class Given:
 class Plane:
     """A model whose images are as bright as one coordinate of z."""
 
-    latent_dim, input_dim = 2, SIDE * SIDE
+    latent_dim, input_dim, prior = 2, SIDE * SIDE, mv.StandardNormal(2)
 
     def __init__(self, coordinate):
         self.coordinate = coordinate
@@ -222,6 +223,9 @@ def test_latent_space_of_one_dimension(x):
     mu, log_var = vae.encode(x)
     points = plots.latent_space(vae, x).axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(points, np.hstack([mu, np.exp(log_var / 2)]), rtol=1e-5)
+    bent = model(latent_dim=1, posterior=mv.FlowPosterior([mv.Planar(1)]))
+    for each, of in ((vae, "q(z1 | x)"), (bent, "the base of q(z1 | x)")):
+        assert plots.latent_space(each, x).axes[0].get_ylabel() == f"standard deviation of {of}"
 
 
 def test_loss_curves_show_all_parts_of_both(history):
@@ -415,6 +419,10 @@ def test_needs_no_display_and_leaves_pyplot_alone(tmp_path):
         (lambda vae, x: plots.manifold(vae, grid="square"), '"linear" or "quantile"'),
         (lambda vae, x: plots.manifold(vae, limits=(-3, 3), grid="quantile"), 'grid="linear"'),
         (lambda vae, x: plots.manifold(vae, n=1), "at least 2"),
+        (
+            lambda vae, x: plots.manifold(model(prior=mv.MixturePrior(2, 3)), grid="quantile"),
+            'quantiles of N\\(0, 1\\), this model\'s prior is MixturePrior.*: use grid="linear"',
+        ),
         (lambda vae, x: plots.latent_space(vae, x, np.arange(29)), "30 integers"),
         (lambda vae, x: plots.latent_space(vae, x, np.arange(30), ("a", "b")), "2 class names"),
         (lambda vae, x: plots.loss_curves(mv.History()), "no epoch"),
