@@ -3,6 +3,7 @@
 Save one with `figure.savefig("name.png")`; in a notebook, name it on the last line of a cell. Those with an `ax`
 draw into that matplotlib Axes instead of a new Figure. x holds examples as everywhere, (N, X) or (N, ...), uint8
 pixels or numbers. `image_shape` is (height, width) or (height, width, 3); without it, images are square and grey.
+A conditional model, VAE(..., n_classes=), needs `y`, as everywhere: a label for each row, or one for all.
 """
 
 import io
@@ -120,16 +121,19 @@ def reconstructions(
     names: Sequence[str] | None = None,
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: np.ndarray | int | None = None,
 ) -> Figure:
     """The first n examples, each above its reconstruction from the posterior mean, `columns` in a row.
 
     names : a word or letter for each example, written on it
     """
     shape = image_shape_of(vae, image_shape)
-    x = vae.check_input(x)[: integer("reconstructions: n", n)]
+    x, n = vae.check_input(x), integer("reconstructions: n", n)
+    classes = None if y is None else vae.labels.check(y, len(x))
+    x, y = x[:n], None if classes is None else classes[:n]
     columns = integer("reconstructions: columns", columns)
     names = texts("reconstructions: names", () if names is None else names)
-    originals, copies = _as_numbers(vae, x), vae.reconstruct(x)
+    originals, copies = _as_numbers(vae, x), vae.reconstruct(x, **_given(y))
     grid, labels = [], []
     for start in range(0, len(originals), columns):
         grid += [originals[start : start + columns], copies[start : start + columns]]
@@ -150,12 +154,13 @@ def draws(
     seed: int = 0,
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: np.ndarray | int | None = None,
 ) -> Figure:
     """Each example of x (a few) beside the decoder's mean at n draws of z from its posterior."""
     shape = image_shape_of(vae, image_shape)
     originals, n = _as_numbers(vae, x), integer("draws: n", n)
     noise = generator(check_seed("draws: seed", seed)).standard_normal((n, len(originals), vae.latent_dim), np.float32)
-    copies = vae.reconstruct(x, noise)
+    copies = vae.reconstruct(x, noise, **_given(y))
     grid = [np.concatenate([originals[i : i + 1], copies[:, i]]) for i in range(len(originals))]
     ax = _show(ax, grid, shape, column_labels=["original", *map(str, range(1, n + 1))])
     ax.set(title="Inputs, and reconstructions from draws of z ~ q(z | x)", xlabel="draw")
@@ -163,11 +168,16 @@ def draws(
 
 
 def samples(
-    vae: VAE, n: int = 100, seed: int | None = None, image_shape: Sequence[int] | None = None, ax: Axes | None = None
+    vae: VAE,
+    n: int = 100,
+    seed: int | None = None,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+    y: np.ndarray | int | None = None,
 ) -> Figure:
     """What the model invents: the mean of p(x given z) at n draws of z from the prior."""
     shape, n = image_shape_of(vae, image_shape), integer("samples: n", n)
-    images = vae.sample(n, seed)
+    images = vae.sample(n, seed, **_given(y))
     columns = math.ceil(math.sqrt(n))
     ax = _show(ax, [images[start : start + columns] for start in range(0, n, columns)], shape)
     ax.set_title(f"{n} draws from the prior, decoded")
@@ -211,16 +221,19 @@ def interpolation(
     n: int = 10,
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: int | None = None,
 ) -> Figure:
-    """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
+    """n decoded points of the straight line between two examples' posterior means, between the two themselves.
+
+    y : for a conditional model, the class of both, as which the points are decoded
+    """
     shape = image_shape_of(vae, image_shape)
     given = {"x_from": x_from, "x_to": x_to}
     ends = [vae.check_input(array(f"interpolation: {name}", x)[None]) for name, x in given.items()]
-    originals, mu = (
-        np.concatenate(each) for each in ([_as_numbers(vae, x) for x in ends], [vae.encode(x)[0] for x in ends])
-    )
+    originals = np.concatenate([_as_numbers(vae, x) for x in ends])
+    mu = np.concatenate([vae.encode(x, **_given(y))[0] for x in ends])
     shares = np.linspace(0, 1, integer("interpolation: n", n), dtype=mu.dtype)[:, None]
-    between = vae.decode((1 - shares) * mu[0] + shares * mu[1])
+    between = vae.decode((1 - shares) * mu[0] + shares * mu[1], **_given(y))
     labels = ["from", *(f"{share:.2f}" for share in shares[:, 0]), "to"]
     ax = _show(ax, [np.concatenate([originals[:1], between, originals[1:]])], shape, column_labels=labels)
     ax.set(title="Interpolation between two inputs", xlabel="share of the way in latent space")
@@ -234,12 +247,14 @@ def manifold(
     grid: str = "linear",
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: int | None = None,
 ) -> Figure:
     """What the decoder makes of an n x n grid of z: z1 grows to the right and z2 upwards, as in `latent_space`.
 
     grid   : "linear", in equal steps as the axes of `latent_space`, or "quantile", where each cell is equally likely
              under the prior, which is then to be the standard normal
     limits : of z, (-3, 3) by default; of a quantile grid the probabilities of the first and last cell, (0.05, 0.95)
+    y      : for a conditional model, the class as which all is decoded
     """
     if _check_model(vae, "latent_dim", "decode").latent_dim != 2:
         raise MiniVAEError(
@@ -253,7 +268,7 @@ def manifold(
             'grid="linear" with limits of your own, or latent_plane'
         )
     z1, z2 = np.meshgrid(values, values[::-1])  # the first row of a picture is its top, where z2 is largest
-    images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1))
+    images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1), **_given(y))
     picture = _mosaic(images.reshape(n, n, -1), shape, gap=0)
     ax = _axes(ax, 7, 7 * shape[0] / shape[1])
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(*ends, *ends), aspect=shape[0] / shape[1])
@@ -310,6 +325,11 @@ def _check_model(vae, *wanted):
     return vae
 
 
+def _given(y):
+    """Labels as an argument; without them there is none, so that what looks like a VAE need not take any."""
+    return {} if y is None else {"y": y}
+
+
 def _as_numbers(vae, x):
     """Examples as the model reads them, (N, X): uint8 pixels divided by 255."""
     x = vae.check_input(x)
@@ -359,13 +379,20 @@ def latent_plane(
     class_names: Sequence[str] | None = None,
     n: int = 20,
     image_shape: Sequence[int] | None = None,
+    label: int | None = None,
 ) -> Figure:
-    """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there."""
+    """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there.
+
+    label : for a conditional model, the class as which the decoder draws; y are those of the examples
+    """
+    if getattr(vae, "n_classes", None) and label is None:
+        raise MiniVAEError("latent_plane: with a conditional model pass label=, the class as which the decoder draws")
     figure = Figure(figsize=(13, 6.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     latent_space(vae, x, y, class_names, ax=left)
-    manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right)
-    right.set(title="What the decoder draws there", ylabel="")
+    manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right, y=label)
+    as_class = "" if label is None else f", as class {label if class_names is None else class_names[label]}"
+    right.set(title=f"What the decoder draws there{as_class}", ylabel="")
     return figure
 
 
@@ -378,7 +405,7 @@ def latent_space(
 ) -> Figure:
     """Where examples lie in the latent space: their posterior means as points, coloured by class.
 
-    y           : (N,) integers, the classes
+    y           : (N,) integers, the classes; a conditional model also encodes with them
     class_names : a name for each class, written where most of it lies; its number by default
 
     Circles are one, two and three standard deviations of the prior; another prior than the standard normal is drawn in
@@ -386,7 +413,8 @@ def latent_space(
     standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
-    mu, log_var = _check_model(vae, "encode", "latent_dim", "prior").encode(x)
+    of_model = _given(y if getattr(vae, "n_classes", None) else None)
+    mu, log_var = _check_model(vae, "encode", "latent_dim", "prior").encode(x, **of_model)
     points, labels = _plane(mu, log_var, getattr(vae, "posterior", None))
     ax = _axes(ax, 7, 7)
     order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
@@ -505,7 +533,7 @@ def _class_colours(n):
     return COLOURS[:n] if n <= len(COLOURS) else list(colormaps["turbo"](np.linspace(0.03, 0.97, n)))
 
 
-def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None) -> Figure:
+def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None, y: np.ndarray | int | None = None) -> Figure:
     """The mean KL of each latent dimension, largest first; one whose mean does not vary has collapsed onto the prior.
 
         kl_d = mean over x of  1/2 (mu_d^2 + exp(log_var_d) - log_var_d - 1)
@@ -519,7 +547,7 @@ def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None) -> Figure:
             f"kl_per_dimension needs a DiagonalGaussian posterior and the standard normal prior, whose KL is a sum "
             f"over dimensions, got {type(vae.posterior).__name__} and {type(vae.prior).__name__}"
         )
-    mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x))
+    mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x, **_given(y)))
     kl = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
     order = np.argsort(-kl, kind="stable")
     active = (mu.var(axis=0) > 0.01)[order]

@@ -13,15 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import minivae as mv
+from minivae.randomness import generator
 from minivae.views import plots
 
 SIDE = 4
 
 
 def model(latent_dim=2, n_pixels=SIDE * SIDE, **options):
+    C = options.get("n_classes", 0)
     return mv.VAE(
-        encoder=[mv.Dense(n_pixels, 5), mv.ReLU(), mv.Dense(5, 2 * latent_dim)],
-        decoder=[mv.Dense(latent_dim, 5), mv.Tanh(), mv.Dense(5, n_pixels)],
+        encoder=[mv.Dense(n_pixels + C, 5), mv.ReLU(), mv.Dense(5, 2 * latent_dim)],
+        decoder=[mv.Dense(latent_dim + C, 5), mv.Tanh(), mv.Dense(5, n_pixels)],
         **options,
     )
 
@@ -336,6 +338,54 @@ def test_two_bars_do_not_fill_the_picture_and_collapsed_ones_are_grey():
     assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == [plots.COLOURS[0], plots.INACTIVE]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["z2", "z1"]
     assert sum(bar.get_width() for bar in ax.patches) < 0.2 * np.ptp(ax.get_xlim())
+
+
+def cells(figure):
+    """The images of a figure's grid, (rows, columns, pixels)."""
+    ax = figure.axes[0]
+    height, width = (np.array(ax.images[0].get_array().shape) + plots.GAP) // (SIDE + plots.GAP)
+    return np.array([[image(ax, i, j).ravel() for j in range(width)] for i in range(height)])
+
+
+def conditional():
+    vae = model(n_classes=3, dtype="float64")
+    for name, values in vae.parameters.items():  # so that the labels make a difference
+        values += np.random.default_rng(len(name)).normal(0, 0.5, values.shape)
+    return vae
+
+
+@pytest.mark.parametrize("y", [np.arange(30) % 3, 1], ids=["a label for each", "one for all"])
+def test_figures_of_a_conditional_model_take_its_labels(x, y):
+    """Each shows what the model gives for them."""
+    vae, four = conditional(), 1 if np.isscalar(y) else y[:4]
+    x, eps = x.reshape(30, -1), generator(1).standard_normal((2, 4, 2), np.float32)
+    for drawn, wanted in (
+        (cells(plots.reconstructions(vae, x, n=4, y=y))[1], vae.reconstruct(x[:4], y=four)),
+        (cells(plots.draws(vae, x[:4], n=2, seed=1, y=four))[:, 1:].swapaxes(0, 1), vae.reconstruct(x[:4], eps, four)),
+        (cells(plots.samples(vae, n=4, seed=3, y=four)).reshape(4, -1), vae.sample(4, seed=3, y=four)),
+    ):
+        np.testing.assert_allclose(drawn, wanted, rtol=1e-6)
+    bars = plots.kl_per_dimension(vae, x, y=y).axes[0].patches
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(vae.evaluate(x, y=y).kl)
+
+
+def test_planes_of_a_conditional_model_show_one_class(x):
+    vae, y = conditional(), np.arange(30) % 3
+    z = np.stack(np.meshgrid([-1.5, 1.5], [1.5, -1.5]), axis=-1).reshape(4, 2)
+    left, right = plots.latent_plane(vae, x, y, ["a", "b", "c"], label=2).axes
+    assert right.get_title() == "What the decoder draws there, as class c"
+    codes = vae.encode(x, y)[0][generator(0).permutation(30)]
+    np.testing.assert_allclose(left.collections[0].get_offsets(), codes)
+    plane = plots.manifold(vae, limits=right.get_xlim(), y=2).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(right.images[0].get_array(), plane)
+    picture = plots.manifold(vae, n=2, y=2).axes[0].images[0].get_array()
+    for i, mean in enumerate(vae.decode(z, 2)):
+        row, column = SIDE * (i // 2), SIDE * (i % 2)
+        np.testing.assert_allclose(picture[row : row + SIDE, column : column + SIDE].ravel(), mean)
+    way = cells(plots.interpolation(vae, x[0], x[1], n=2, y=1))[0, 1:3]
+    np.testing.assert_allclose(way, vae.reconstruct(x[:2], y=1), rtol=1e-6)
+    with pytest.raises(mv.MiniVAEError, match="latent_plane: with a conditional model pass label="):
+        plots.latent_plane(vae, x, y)
 
 
 def test_architecture_names_layers_shapes_and_counts(vae):
