@@ -703,7 +703,7 @@ def test_little_work_is_shared_out_only_where_nobody_waits_for_it():
     ((100,), [0, 33, 66, 100], [0, 33, 66, 100]),
 ])  # fmt: skip
 def test_all_loops_over_a_batch_give_a_thread_the_same_rows(shape, flat, with_gaps):
-    """So that no thread has to wait for what it made itself."""
+    """A thread goes on with the rows that it made itself, and waits for no other."""
     arrays = {"x": normal(*shape), "y": normal(*shape), "z": normal(*shape[:-1], shape[-1] + 1)}
     (of_x,) = compiled(lambda a: {"x": a["x"] * 2}, arrays, 3).instructions
     (of_z,) = compiled(lambda a: {"y": a["z"][..., 1:] * 2}, arrays, 3).instructions
