@@ -391,8 +391,10 @@ def latent_plane(
     left, right = figure.subplots(1, 2)
     latent_space(vae, x, y, class_names, ax=left)
     manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right, y=label)
-    as_class = "" if label is None else f", as class {label if class_names is None else class_names[label]}"
-    right.set(title=f"What the decoder draws there{as_class}", ylabel="")
+    title = "What the decoder draws there"
+    if label is not None:
+        title += f", as class {label if class_names is None or label >= len(class_names) else class_names[label]}"
+    right.set(title=title, ylabel="")
     return figure
 
 

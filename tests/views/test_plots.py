@@ -374,6 +374,8 @@ def test_planes_of_a_conditional_model_show_one_class(x):
     z = np.stack(np.meshgrid([-1.5, 1.5], [1.5, -1.5]), axis=-1).reshape(4, 2)
     left, right = plots.latent_plane(vae, x, y, ["a", "b", "c"], label=2).axes
     assert right.get_title() == "What the decoder draws there, as class c"
+    without_name = plots.latent_plane(vae, x, y % 2, ["a", "b"], label=2).axes[1]
+    assert without_name.get_title() == "What the decoder draws there, as class 2"
     codes = vae.encode(x, y)[0][generator(0).permutation(30)]
     np.testing.assert_allclose(left.collections[0].get_offsets(), codes)
     plane = plots.manifold(vae, limits=right.get_xlim(), y=2).axes[0].images[0].get_array()
