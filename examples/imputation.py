@@ -12,6 +12,7 @@ Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete da
 
 import argparse
 import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -154,10 +155,8 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/imputation"), help="the folder for results")
     parser.add_argument("--no-plots", action="store_true", help="leave the figure out")
     arguments = parser.parse_args()
-    for table in arguments.tables:  # is each mask one that can be filled?
-        for share in arguments.shares:
-            for seed in range(arguments.seeds):
-                with_gaps(*tables()[table], share, seed)
+    for table, share, seed in product(arguments.tables, arguments.shares, range(arguments.seeds)):
+        with_gaps(*tables()[table], share, seed)  # raises where there is nothing to compare
     own_folder(arguments)
     results = []
     for table in arguments.tables:

@@ -117,8 +117,8 @@ def main():
     n = min(arguments.images, len(dataset.x_test) // 2)
     if n < 4 or len(dataset.x_train) <= arguments.components:
         raise mv.MiniVAEError(
-            f"expected 8 test images and more than {arguments.components} training images, as many as --components, "
-            f"got {len(dataset.x_test)} and {len(dataset.x_train)}: give a larger --limit, or fewer --components"
+            f"--components {arguments.components} needs more training images than that, and 8 test images are needed, "
+            f"got {len(dataset.x_train)} and {len(dataset.x_test)}: give a larger --limit, or fewer --components"
         )
     x_test = dataset.x_test.reshape(len(dataset.x_test), -1) / np.float32(255)
     x_train = dataset.x_train.reshape(len(dataset.x_train), -1) / np.float32(255)
