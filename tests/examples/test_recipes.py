@@ -235,7 +235,7 @@ def test_reparameterization_tells_right_from_wrong(tmp_path):
 def test_thumbnails_are_small(tmp_path):
     from matplotlib.image import imread, imsave
 
-    imsave(tmp_path / "noise.png", np.random.default_rng(0).random((600, 800, 3)))
+    imsave(tmp_path / "noise.png", np.random.default_rng(0).random((600, 800, 1)).repeat(3, axis=2))
     run("thumbnail.py", tmp_path / "noise.png", tmp_path / "small.png")
     assert (tmp_path / "small.png").stat().st_size <= 150_000
     height, width = imread(tmp_path / "small.png").shape[:2]
