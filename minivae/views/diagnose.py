@@ -23,6 +23,7 @@ from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.vae import VAE, check_vae
 from ..randomness import DIAGNOSIS, generator
+from ..zoo.missing import Observed
 from .probe import Probe
 from .references import WITHOUT_Z, ladder
 
@@ -163,18 +164,21 @@ def _weights(vae):
 
 
 def _scale(vae, x):
-    low, high = float(x.min()), float(x.max())
     if x.dtype == np.uint8:
-        if high == 1:
+        if x.max() == 1:
             yield Finding(
                 "data-scale", "error", 1 / 255, 1,
                 "x is uint8 with no value above 1. uint8 is read as pixels of 0 to 255, so the model sees 0 to 0.0039.",
                 "hand zeros and ones over as floats, or as 0 and 255.",
             )  # fmt: skip
         return
-    rms = math.sqrt(np.square(x, dtype=np.float64).mean())
     of_unit = isinstance(vae.likelihood, (Bernoulli, Categorical))
-    pixels = low >= 0 and 1 < high <= 255 and (x[:1000] == np.rint(x[:1000])).all()
+    x = x if of_unit else x[:, _of_any_number(vae)]
+    x = x[~np.isnan(x)]
+    if not x.size:
+        return
+    low, high, rms = float(x.min()), float(x.max()), math.sqrt(np.square(x, dtype=np.float64).mean())
+    pixels = low >= 0 and 1 < high <= 255 and (x[:1_000_000] == np.rint(x[:1_000_000])).all()
     cure = "divide the pixels by 255, or hand them over as uint8." if pixels else (
         "scale x to [0, 1], or take likelihood=Gaussian() for other numbers." if of_unit else
         "subtract the mean of each column and divide by its standard deviation."
@@ -196,6 +200,21 @@ def _scale(vae, x):
             f"the largest value of x is {high:.3g}, where pixels reach 1: divided by 255 twice?",
             "divide pixels by 255 once; uint8 pixels are divided by the model itself.",
         )  # fmt: skip
+
+
+def _of_any_number(vae):
+    """Which columns of x (X,) may hold any number: not those of counts, which have no scale to choose."""
+    likelihood = vae.likelihood
+    columns = likelihood.columns if isinstance(likelihood, Observed) else [(likelihood, vae.input_dim)]
+    return np.concatenate([np.full(n, _takes(each, np.full((1, n), -0.5))) for each, n in columns])
+
+
+def _takes(likelihood, x):
+    try:
+        likelihood.check(x)
+    except MiniVAEError:
+        return False
+    return True
 
 
 def _ends(vae, x):
@@ -423,7 +442,8 @@ def _decoder(vae, report, x, y, z):
     means = vae.decode(z, y)
     groups = [means] if y is None else [means[y == label] for label in np.unique(y)]
     spread = sum(group.var(axis=0, dtype=np.float64).sum() for group in groups) / len(groups)
-    share = float(spread / max(to_unit(x, np.dtype(np.float64)).var(axis=0).sum(), 1e-30))
+    of_data = np.ma.masked_invalid(to_unit(x, np.dtype(np.float64))).var(axis=0).filled(0).sum()  # without the gaps
+    share = float(spread / max(of_data, 1e-30))
     report.note("decoded variance", f"{share:.0%} of the data's", decoded_variance=share)
     if share < 1e-3:
         yield Finding(

@@ -77,14 +77,17 @@ class Probe:
 
         def function(batch, labels, z):
             out = self.vae._decode(self.params, z[None], labels)
-            both = (np.concatenate([values, values], axis=-1) for values in (batch, out))
-            return [self._log_prob(batch, out), self._log_prob(*both)]
+            twice_out = np.concatenate([out, out], axis=-1)
+            beside = [np.concatenate([batch, values], axis=-1) for values in (batch, batch[::-1])]
+            return [self._log_prob(batch, out), *(self._log_prob(both, twice_out) for both in beside)]
 
         try:
-            once, twice = (values.mean() for values in self._batched(x, y, function, z))
+            once, twice, with_others = self._batched(x, y, function, z)
         except ValueError:  # it has an array with a place for each value
             return math.nan
-        return float(twice / once) if once else math.nan
+        if np.array_equal(twice, with_others):  # it takes its columns by their places, and looks at no more
+            return math.nan
+        return float(twice.mean() / once.mean()) if once.mean() else math.nan
 
     def alive(self, x, y, part, z=None):
         """For each ReLU of "encoder" or "decoder", its name and which units are above 0 for some row.

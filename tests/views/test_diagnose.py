@@ -22,6 +22,7 @@ from minivae.views.probe import Probe
 
 HEALTHY = [
     zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.gaussian_table,
+    zoo.table_with_gaps,
 ]  # fmt: skip
 SLOW_TO_TRAIN = [zoo.binarized, zoo.beta_of_a_half, zoo.categorical, zoo.importance_weighted, zoo.flow]
 BROKEN = {
@@ -98,6 +99,34 @@ def test_which_dimensions_are_unused(digits):
     kl = np.array(report.facts["kl_of_dimensions"])
     assert kl.sum() == pytest.approx(report.facts["kl"], rel=1e-4)
     assert report.facts["active"] == 6 and np.allclose(kl[[2, 5]], 0) and (np.delete(kl, [2, 5]) > 0.1).all()
+
+
+class SecondColumn(mv.Gaussian):
+    """A likelihood of one's own that takes a column by its place."""
+
+    def log_prob(self, params, x, out):
+        log_px, backward = super().log_prob(params, x[:, 1:2], out[..., 1:2])
+        return log_px, lambda dlog_px: (np.pad(backward(dlog_px)[0], [(0, 0), (0, 0), (1, x.shape[1] - 2)]), {})
+
+
+def test_columns_that_are_taken_by_their_places_are_no_mean_over_the_values(digits):
+    ratio = Probe(zoo.model(digits, likelihood=SecondColumn()), 0).ratio_of_copies(digits.x_test[:100], None)
+    assert np.isnan(ratio)
+
+
+def test_gaps_do_not_hide_the_scale_and_counts_have_none(digits):
+    assert diagnosis(zoo.table_with_gaps, digits).findings == []
+    vae, x, _ = zoo.table_with_gaps(digits)
+    assert np.nanmean(x**2) > 20**2
+    (finding,) = mv.diagnose(vae, x * [100, 1, 1, 1, 1, 1]).findings
+    assert finding.name == "data-scale" and finding.number == pytest.approx(50, rel=0.1)  # by the columns of numbers
+
+
+def test_gaps_are_left_out_of_the_variance_of_the_data(digits):
+    vae, x, _ = zoo.table_with_gaps(digits)
+    probe, report = Probe(vae, 0), diagnosis(zoo.table_with_gaps, digits)
+    decoded = vae.decode(probe.draw(x, None, probe.noise(len(x)))).var(axis=0, dtype=np.float64)
+    assert report.facts["decoded_variance"] == pytest.approx(decoded.sum() / np.nanvar(x, axis=0).sum(), rel=1e-5)
 
 
 def test_what_an_odd_weight_comes_from(digits):
