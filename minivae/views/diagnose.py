@@ -107,7 +107,8 @@ def diagnose(
     """
     probe = Probe(check_vae("diagnose: vae", vae), check_seed("diagnose: seed", seed))
     history = [] if history is None else history
-    if not isinstance(history, list) or not all(isinstance(row, dict) and "train_loss" in row for row in history):
+    columns = {"train_loss", "train_reconstruction", "train_kl"}
+    if not isinstance(history, list) or not all(isinstance(row, dict) and columns <= row.keys() for row in history):
         raise MiniVAEError(f"diagnose: history should be what fit returned, or None, got {shown(history)}")
     x, y = probe.data(x)
     train = None if train is None else probe.data(train)
@@ -141,7 +142,7 @@ def _findings(probe, report, x, y, train, history):
     yield from _collapse(vae, report, x, y, mu, log_var, baseline, scores)
     yield from _decoder(vae, report, x, y, z)
     training = list(_overfitting(probe, report, baseline, scores, train, history))
-    yield from training or _convergence(report, baseline, scores, history)
+    yield from training or _convergence(vae, report, baseline, scores, history)
     yield from dead
     yield from _samples(probe, report, z)
     yield from _variance(vae)
@@ -547,13 +548,9 @@ def _overfitting(probe, report, baseline, scores, train, history):
     report.note("training data", f"-ELBO {old:.1f} nats; on new data {new - old:+.1f}", training=old)
     if baseline is None or old >= baseline:
         return
-    carried, lowest = (baseline - new) / (baseline - old), _lowest(history)
-    if (
-        carried < CARRIED_OVER
-        or lowest
-        and history[-1]["val_loss"] - lowest["val_loss"] > STILL_FALLING * abs(baseline - lowest["val_loss"])
-    ):
-        when = f" The validation loss was lowest after epoch {lowest['epoch']} of {len(history)}." if lowest else ""
+    carried, (rise, lowest, epoch) = (baseline - new) / (baseline - old), _since_lowest(probe.vae, history)
+    if carried < CARRIED_OVER or epoch and rise > STILL_FALLING * abs(baseline - lowest):
+        when = f" The validation loss was lowest after epoch {epoch} of {len(history)}." if epoch else ""
         yield Finding(
             "overfitted", "warning", carried, CARRIED_OVER,
             f"-ELBO is {old:.1f} nats on training data and {new:.1f} on new data, {baseline:.1f} without z: "
@@ -562,23 +559,42 @@ def _overfitting(probe, report, baseline, scores, train, history):
         )  # fmt: skip
 
 
-def _lowest(history):
-    """The row with the lowest validation loss, where later weights were kept; else None."""
+def _under_one_beta(vae, history, data):
+    """reconstruction + beta KL of each epoch (E,), with the model's beta: that of the epoch may have been another."""
+    return np.array([row[f"{data}_reconstruction"] + vae.beta * row[f"{data}_kl"] for row in history])
+
+
+def _losses(vae, history, data):
+    """The loss of each epoch (E,): of the ELBO under one beta, of another bound, which has no such sum, as it was."""
+    if isinstance(vae.bound, ELBO):
+        return _under_one_beta(vae, history, data)
+    return np.array([row[f"{data}_loss"] for row in history])
+
+
+def _since_lowest(vae, history):
+    """By how much the validation loss has risen since it was lowest, how low it was and in which epoch.
+
+    The epoch is None without validation and where the best weights were kept. A warm-up of beta raises another bound
+    than the ELBO too, so that has risen by no more than the sum under one beta.
+    """
     if _validation(history) == "train" or getattr(history, "best_epoch", None):
-        return None
-    return min(history, key=lambda row: row["val_loss"])
+        return 0.0, math.nan, None
+    losses, sums = _losses(vae, history, "val"), _under_one_beta(vae, history, "val")
+    lowest = int(losses.argmin())
+    rise = min(values[-1] - values.min() for values in (losses, sums))
+    return float(rise), float(losses[lowest]), history[lowest]["epoch"]
 
 
-def _convergence(report, baseline, scores, history):
+def _convergence(vae, report, baseline, scores, history):
     """How far the loss would fall, going on like this, in half as many epochs as were trained."""
     from scipy import stats
 
     if not history:
         return
-    values = np.array([row[f"{_validation(history)}_loss"] for row in history])
+    values = _losses(vae, history, _validation(history))
     n = len(values)
     if n < 3:  # a training loss is the mean over its epoch, and so lies behind
-        before, last = (history[0]["train_loss"], scores.loss.mean()) if n == 1 else values
+        before, last = (_losses(vae, history, "train")[0], scores.loss.mean()) if n == 1 else values
         span, slope, error = 1, float(last - before), 0.0
     else:
         span = max(3, n // 3)

@@ -22,7 +22,7 @@ from minivae.views.probe import Probe
 
 HEALTHY = [
     zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.gaussian_table,
-    zoo.table_with_gaps,
+    zoo.table_with_gaps, zoo.warmed_up,
 ]  # fmt: skip
 SLOW_TO_TRAIN = [zoo.binarized, zoo.beta_of_a_half, zoo.categorical, zoo.importance_weighted, zoo.flow]
 BROKEN = {
@@ -173,6 +173,41 @@ def test_units_of_images_are_channels_and_nested_layers_are_looked_into(digits):
     (conv, channels), (dense, units) = Probe(convolutional(), 0).alive(digits.x_test, None, "encoder")
     assert conv == "encoder.2" and channels.tolist() == [True, True, False, True]
     assert dense == "encoder.4.1" and len(units) == 12 and units.any()
+
+
+def history_of(reconstruction, kl, beta=1.0, loss_less=0.0):
+    """Rows for the numbers of each epoch, of training and validation alike; an importance-weighted loss is less."""
+    rows = np.broadcast_arrays(reconstruction, kl, beta, loss_less)
+    return [
+        {f"{data}_{name}": value for data in ("train", "val") for name, value in
+         (("loss", r + b * k - less), ("reconstruction", r), ("kl", k))} | {"epoch": epoch}
+        for epoch, (r, k, b, less) in enumerate(zip(*np.array(rows, float), strict=True), 1)
+    ]  # fmt: skip
+
+
+UP, SAME, DOWN = np.linspace(0, 10, 9), np.zeros(9), np.linspace(10, 0, 9)
+WARM_UP = np.linspace(0.1, 1, 9)
+
+
+@pytest.mark.parametrize(
+    "options, history, expected",
+    [
+        ({}, history_of(20 + SAME, 15 + DOWN, WARM_UP), ["unconverged"]),  # though its loss rises
+        ({}, history_of(20 + SAME, 15 + SAME, WARM_UP), []),
+        ({}, history_of(20 + UP, 12 + SAME, WARM_UP[::-1]), ["overfitted"]),  # though its loss falls
+        ({"beta": 0.5}, history_of(20 + 0.6 * DOWN, 5 + UP, 0.5), []),  # though -ELBO rises
+        ({"beta": 0.5}, history_of(20 + UP, 10 + SAME, 0.5), ["overfitted"]),
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + SAME, 15 + DOWN / 4, WARM_UP, 1), []),
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + UP, 10 + SAME, 1, 1), ["overfitted"]),
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + SAME, 10 + UP, 1, 1 + 1.1 * UP), []),  # a tighter bound
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + SAME, 10 + DOWN, 1, 1), ["unconverged"]),
+    ],
+)  # fmt: skip
+def test_epochs_are_compared_under_one_beta(options, history, expected, digits):
+    (trained, _), vae = zoo.usual(digits), zoo.model(digits, **options)
+    vae.parameters.load(trained.parameters.to_host())
+    names = mv.diagnose(vae, digits.x_test, history=history).names
+    assert [name for name in names if name in ("overfitted", "unconverged")] == expected
 
 
 def test_the_order_of_the_data_does_not_matter(digits):

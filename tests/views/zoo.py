@@ -87,6 +87,13 @@ def more_dimensions(d):
     return vae, d.x_test, {"history": history}
 
 
+def warmed_up(d):
+    """The validation loss rises with beta, while -ELBO falls."""
+    vae = model(d, latent=6)
+    schedules = {"beta": mv.linear_warmup(5 * d.epochs // 8)}
+    return vae, d.x_test, {"history": trained(d, vae, validation=d.x_test, schedules=schedules)}
+
+
 def conditional(d):
     vae = model(d, n_classes=10)
     history = trained(d, vae, (d.x_train, d.y_train), validation=(d.x_test, d.y_test), epochs=3 * d.epochs // 2)
