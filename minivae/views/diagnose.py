@@ -549,7 +549,8 @@ def _overfitting(probe, report, baseline, scores, train, history):
     if baseline is None or old >= baseline:
         return
     carried, (rise, lowest, epoch) = (baseline - new) / (baseline - old), _since_lowest(probe.vae, history)
-    if carried < CARRIED_OVER or epoch and rise > STILL_FALLING * abs(baseline - lowest):
+    risen = epoch and rise > STILL_FALLING * abs(baseline - lowest) and carried < 1 - STILL_FALLING
+    if carried < CARRIED_OVER or risen:
         when = f" The validation loss was lowest after epoch {epoch} of {len(history)}." if epoch else ""
         yield Finding(
             "overfitted", "warning", carried, CARRIED_OVER,
