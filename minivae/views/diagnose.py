@@ -110,8 +110,8 @@ def diagnose(
     columns = {"train_loss", "train_reconstruction", "train_kl"}
     if not isinstance(history, list) or not all(isinstance(row, dict) and columns <= row.keys() for row in history):
         raise MiniVAEError(f"diagnose: history should be what fit returned, or None, got {shown(history)}")
-    x, y = probe.data(x)
-    train = None if train is None else probe.data(train)
+    x, y = probe.data("x", x)
+    train = None if train is None else probe.data("train", train)
     kind, D = type(vae.likelihood).__name__, vae.latent_dim
     report = Diagnosis(f"{len(x):,} examples of {vae.input_dim:,} values, {D} latent dimension{'s' * (D > 1)}, {kind}")
     try:

@@ -21,13 +21,22 @@ class Probe:
     def __init__(self, vae, seed):
         self.vae, self.seed, self.params = vae, seed, vae._params
 
-    def data(self, given):
-        """At most ROWS rows of x as (n, X), and of its labels; only that they lie in [0, 1] is not checked."""
+    def data(self, name, given):
+        """At most ROWS rows of x as (n, X), and of its labels; only that they lie in [0, 1] is not checked.
+
+        name : which argument of `diagnose` was given
+        """
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        x = array("diagnose: x", x)
+        x = array(f"diagnose: {name}", x)
         n = x.shape[0] if x.ndim else 0
         if n < LEAST_ROWS:
-            raise MiniVAEError(f"diagnose: x should have at least {LEAST_ROWS} rows, got {n}")
+            raise MiniVAEError(f"diagnose: {name} should have at least {LEAST_ROWS} rows, got {n}")
+        try:
+            return self._rows(x, y, n)
+        except MiniVAEError as error:
+            raise MiniVAEError(f"diagnose: {name}: {error}") from error
+
+    def _rows(self, x, y, n):
         y = self.vae.labels.check(y, n)
         rows = np.sort(generator(self.seed, DIAGNOSIS).permutation(n)[:ROWS]) if n > ROWS else slice(None)
         x = x[rows].reshape(min(n, ROWS), -1)

@@ -224,8 +224,14 @@ def test_the_order_of_the_data_does_not_matter(digits):
 
 def test_bad_input_says_what_is_wanted(digits):
     vae, x, _ = zoo.untrained(digits)
-    with pytest.raises(mv.MiniVAEError, match="at least 50 rows, got 49"):
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: x should have at least 50 rows, got 49"):
         mv.diagnose(vae, x[:49])
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: train should have at least 50 rows, got 10"):
+        mv.diagnose(vae, x, train=x[:10])
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: train should hold real numbers"):
+        mv.diagnose(vae, x, train="x")
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: train: the encoder expects"):
+        mv.diagnose(vae, x, train=x[:, :13])
     with pytest.raises(mv.MiniVAEError, match="encoder expects"):
         mv.diagnose(vae, x[:, :13])
     with pytest.raises(mv.MiniVAEError, match="NaN"):
