@@ -102,8 +102,8 @@ def diagnose(
     history : what `fit` returned: is it converged?
     seed    : keys all draws; the same seed gives the same Diagnosis
 
-    All numbers are nats per example unless they say otherwise. A healthy model gives no findings. Raises MiniVAEError
-    for data that are no input of this model, but for their scale, and for fewer than 50 rows.
+    All numbers are nats per example unless they say otherwise. A healthy model gives no errors and no warnings. Raises
+    MiniVAEError for data that are no input of this model, but for their scale, and for fewer than 50 rows.
     """
     probe = Probe(check_vae("diagnose: vae", vae), check_seed("diagnose: seed", seed))
     history = [] if history is None else history
