@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,13 +25,17 @@ OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 def main(argv=None):
     """Run a command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     arguments = parser().parse_args(argv)
+    with redirect_stdout(Unheard(sys.stdout)), redirect_stderr(Unheard(sys.stderr)):
+        status = _run(arguments)
+        sys.stdout.flush()  # or Python, at its end, would find that the reader has gone
+    return status
+
+
+def _run(arguments):
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             return arguments.run(arguments) or 0
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Interrupted as error:
         print(f"{error}: give the same command with --resume", file=sys.stderr)
         return 130
@@ -41,6 +45,33 @@ def main(argv=None):
     except MiniVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+class Unheard:
+    """A stream whose reader, such as `head`, may go: what is printed then is dropped, and the command goes on."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self):
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self):
+        with open(os.devnull, "wb") as nothing:  # where what the stream still holds goes too
+            os.dup2(nothing.fileno(), self._stream.fileno())
 
 
 def parser():

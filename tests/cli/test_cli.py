@@ -223,3 +223,15 @@ def test_a_reader_that_has_seen_enough(trained):
         run.stdout.readline()
         run.stdout.close()
         assert run.wait(60) == 0 and run.stderr.read() == b""
+
+
+def test_a_training_goes_on_to_its_end_when_its_reader_has_gone(tmp_path, monkeypatch):
+    """Otherwise `minivae train | head` would leave no model, and a script would not see it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["train", "--data", "sample", "--limit", "60", "--encoder", "8", "--no-plots", "--backend", "numpy"]
+    with open(writer, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert main([*words, "--epochs", "3", "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 1 + 3
