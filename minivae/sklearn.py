@@ -29,7 +29,7 @@ from .model.builders import convnet, mlp
 from .model.inference import finite, unwarned
 from .model.likelihoods import Bernoulli, SharedVarianceGaussian
 from .model.optimizers import Adam
-from .model.parameters import within
+from .model.parameters import joined, within
 from .randomness import LIKELIHOOD_NOISE, SAMPLING, generator
 from .training import History, fit
 
@@ -215,14 +215,14 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     @unwarned
     def _log_p(self, X):
-        vae, of_prior, parts = self.vae_, self.vae_._of_prior(), []
-        eps = generator(0, LIKELIHOOD_NOISE).standard_normal((DRAWS, 1, vae.latent_dim))
+        vae, parts = self.vae_, []
         rows = max(1, vae.inference_rows // DRAWS)
+        eps = generator(0, LIKELIHOOD_NOISE).standard_normal((DRAWS, 1, vae.latent_dim))
+        eps = vae.backend.asarray(np.repeat(eps, rows, axis=1), vae.dtype)
+        log_weights = vae._repeated(vae._log_weights, joined({"of_prior": vae._of_prior()}))
         for start in range(0, len(X), rows):
             x = vae.backend.asarray(X[start : start + rows], vae.dtype)
-            noise = vae.backend.asarray(np.broadcast_to(eps, (DRAWS, len(x), vae.latent_dim)), vae.dtype)
-            _, log_w = vae._weighted(vae._params, of_prior, x, None, noise)
-            log_w = vae.backend.to_host(log_w).astype(np.float64)
+            log_w = log_weights(x=x, eps=eps[:, : len(x)]).astype(np.float64)
             parts.append(np.logaddexp.reduce(log_w, axis=0) - math.log(DRAWS))
         return finite("log p(x)", np.concatenate(parts))
 

@@ -77,6 +77,15 @@ def test_the_scores_are_the_log_density_of_a_linear_gaussian_model():
     assert model.score(x) <= PCA(1).fit(x).score(x)
 
 
+def test_many_rows_are_scored_by_compiled_lines_and_get_the_scores_of_a_few(fitted, monkeypatch):
+    x, batches = np.random.default_rng(0).standard_normal((805, 4)), []
+    few = np.concatenate([fitted.score_samples(x[i : i + 115]) for i in range(0, 805, 115)])
+    weighted = mv.VAE._weighted
+    monkeypatch.setattr(mv.VAE, "_weighted", lambda vae, *arguments: batches.append(1) or weighted(vae, *arguments))
+    np.testing.assert_allclose(fitted.score_samples(x), few, rtol=1e-13)
+    assert len(batches) < 30  # of 41
+
+
 def test_draws_have_the_mean_and_covariance_of_the_data(iris):
     model = VAEEstimator(3, max_iter=300, random_state=0).fit(iris)
     x = model.sample(5000, random_state=0)
