@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .engine.backend import NumpyBackend
-from .model.likelihoods import Likelihood
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
@@ -70,7 +69,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         *,
         hidden_layer_sizes: Sequence[int] | None = None,
         image_shape: Sequence[int] | None = None,
-        likelihood: str | Likelihood = "gaussian",
+        likelihood: str = "gaussian",
         beta: float = 1.0,
         batch_size: int = 32,
         learning_rate: float = 3e-3,
