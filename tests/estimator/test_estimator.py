@@ -16,6 +16,7 @@ pytest.importorskip("sklearn")
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
@@ -281,14 +282,31 @@ def test_features_far_from_unit_scale_are_named(iris):
         ({"image_shape": (8, 8)}, r"\(8, 8\) has 64 values, but X has 4 features"),
         ({"n_components": 0}, "n_components should be an integer of at least 1"),
         ({"n_components": 1.5}, "n_components should be an integer of at least 1"),
-        ({"max_iter": 0}, "at least 1"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"max_iter": 0}, "^max_iter should be an integer of at least 1"),
+        ({"batch_size": 0}, "^batch_size should be an integer of at least 1"),
+        ({"learning_rate": -1}, r"^learning_rate should lie in \(0, inf\), got -1"),
     ],
 )
 def test_bad_arguments_are_named_when_they_are_used(options, message, iris):
     model = VAEEstimator(**options)
     with pytest.raises(mv.MiniVAEError, match=message):
         model.fit(iris)
+
+
+@pytest.mark.parametrize("options", [{"max_iter": 0}, {"beta": -1}, {"learning_rate": 1e300}], ids=str)
+def test_a_fit_that_fails_leaves_no_model_and_keeps_the_one_before(options, fitted, iris):
+    """Of the three one is refused at once, one by the model, and one in the training, whose losses overflow."""
+    model = VAEEstimator(**options)
+    with pytest.raises(mv.MiniVAEError):
+        model.fit(iris)
+    for method in model.transform, model.predict, model.inverse_transform:
+        with pytest.raises(NotFittedError):
+            method(iris[:, :2])
+    refitted = copy.deepcopy(fitted).set_params(**options)
+    with pytest.raises(mv.MiniVAEError):
+        refitted.fit(iris[:, :2])
+    assert refitted.n_iter_ == 100 and refitted.n_features_in_ == 4
+    np.testing.assert_array_equal(refitted.decision_function(iris), fitted.decision_function(iris))
 
 
 def test_grey_values_beyond_the_training_range_are_named():
