@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .arguments import integer
 from .engine import get_backend
 from .errors import Interrupted, MiniVAEError
 from .files import MAX_BYTES
@@ -105,9 +106,12 @@ def parser():
     each = command(train, "train a model and leave it, its losses and figures in a folder")
     add_data(each)
     each.add_argument("--out", type=Path, default=Path("runs/model"), help="the folder for results")
-    each.add_argument("--encoder", type=_widths, default="256", help="widths of hidden dense layers, such as 512,256")
+    network = each.add_mutually_exclusive_group()
+    network.add_argument(
+        "--encoder", type=_widths, default="256", help="widths of hidden dense layers, such as 512,256"
+    )
     what = "a convolutional network with these channels, such as 32,64, instead of dense layers"
-    each.add_argument("--conv", type=_widths, metavar="CHANNELS", help=what)
+    network.add_argument("--conv", type=_widths, metavar="CHANNELS", help=what)
     each.add_argument("--latent", type=int, default=2, help="the number of latent dimensions")
     what = "p(x given z); auto takes bernoulli for pixels and gaussian for other numbers"
     each.add_argument("--likelihood", choices=("auto", *LIKELIHOODS), default="auto", help=what)
@@ -146,7 +150,7 @@ def parser():
     each.add_argument("--seed", type=int, default=0, help="of the random numbers")
     each.add_argument("--label", type=int, help="the class, for a conditional model")
     each.add_argument("--shape", type=_shape, help="of an image, as HEIGHTxWIDTH or HEIGHTxWIDTHx3; square if left out")
-    each.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png or an .npz file")
+    each.add_argument("--out", type=_picture, default=Path("samples.png"), help="a .png or an .npz file")
     add_limit(each)
     add_backend(each, "numpy")
 
@@ -154,7 +158,7 @@ def parser():
     add_model(each)
     add_data(each)
     each.add_argument("--n", type=int, default=10, help="how many")
-    each.add_argument("--out", type=Path, default=Path("reconstructions.png"), help="a .png or an .npz file")
+    each.add_argument("--out", type=_picture, default=Path("reconstructions.png"), help="a .png or an .npz file")
     add_backend(each, "numpy")
 
     each = command(explore, "write a page on which one walks through a model's latent space")
@@ -163,12 +167,13 @@ def parser():
     each.add_argument("--out", type=Path, default=Path("explore.html"), help="an .html file")
 
     each = command(explain, "show the operations of a compiled training step, their source lines, costs and times")
-    each.add_argument("--engine", choices=ENGINES, default="numpy", dest="backend", help="what computes")
-    what = "whose step: dense, convolutional, with flows"
-    each.add_argument("--model", choices=tuple(MODELS), default="mnist", help=what)
+    what = "what computes; numpy if left out"
+    each.add_argument("--engine", choices=ENGINES, default=argparse.SUPPRESS, help=what)
+    what = "whose step: dense, convolutional, with flows; mnist if left out"
+    each.add_argument("--model", choices=tuple(MODELS), default=argparse.SUPPRESS, help=what)
     what = "instead write a page, an .html file, that shows one step for one digit in all its numbers"
     each.add_argument("--page", type=Path, help=what)
-    what = "a model's file for the page; without it a small one is trained first"
+    what = "a model's file, or the folder of its training, for the page; without it a small one is trained first"
     each.add_argument("--weights", type=Path, help=what)
     add_limit(each)
 
@@ -201,6 +206,13 @@ def _pair(text):
     if len(pair) != 2:
         raise argparse.ArgumentTypeError(f"expected a height and a width such as 32x32, got {text!r}")
     return pair
+
+
+def _picture(text):
+    path = Path(text)
+    if path.suffix not in (".png", ".npz"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png or .npz, got {text!r}")
+    return path
 
 
 # ------------------------------------------------------------------------------------------------- the commands
@@ -252,7 +264,7 @@ def _train(arguments, ranks):
 
         optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
         name, validation = "test", pair(dataset.x_test, dataset.y_test)
-        if arguments.patience:  # to choose an epoch by the test examples would flatter the result on them
+        if arguments.patience is not None:  # to choose an epoch by the test examples would flatter the result on them
             name, validation = "val", 0.1
         history = fit(
             vae,
@@ -301,6 +313,8 @@ def _save(path, figure):
 def evaluate(arguments):
     from . import Bernoulli, binarize
 
+    if arguments.log_likelihood is not None:
+        integer("--log-likelihood", arguments.log_likelihood)
     vae, dataset = _model(arguments), _data(arguments)
     y = _labels(vae, dataset)
     losses = vae.evaluate(dataset.x_test, samples=arguments.samples, y=y)
@@ -308,7 +322,7 @@ def evaluate(arguments):
         f"test -ELBO {losses.negative_elbo:.3f} nats (reconstruction {losses.reconstruction:.3f}, KL {losses.kl:.3f}) "
         f"on {dataset.name}, {len(dataset.x_test):,} examples"
     )
-    if arguments.log_likelihood:
+    if arguments.log_likelihood is not None:
         x, of = dataset.x_test, ""
         if isinstance(vae.likelihood, Bernoulli):  # which knows no probability of grey
             x, of = binarize(x), ", of pixels drawn as 0 or 1"
@@ -406,6 +420,8 @@ def _file(path):
 def _data(arguments):
     from .data import load
 
+    if arguments.data == "sample" and arguments.data_dir:
+        raise MiniVAEError("--data-dir is for data sets that lie in a folder: leave it out for sample")
     names = "limit", "size", "color", "max_bytes"
     return load(arguments.data, arguments.data_dir, **{name: getattr(arguments, name) for name in names})
 
@@ -434,11 +450,18 @@ def _write(path, page):
 
 
 def explain(arguments):
+    given = vars(arguments)
     if arguments.page:
+        if "engine" in given or "model" in given:
+            raise MiniVAEError(
+                "--page shows the step of --weights, or of a small model: leave out --engine and --model"
+            )
         _explain_on_a_page(arguments)
         return
-    backend = get_backend(arguments.backend)
-    print(f"Model {arguments.model}, batches of 100 digits, RMSprop.\n\n{explained(backend, arguments.model)}")
+    if arguments.weights:
+        raise MiniVAEError("--weights is for a page: give --page as well, such as --page step.html")
+    backend, model = get_backend(given.get("engine", "numpy")), given.get("model", "mnist")
+    print(f"Model {model}, batches of 100 digits, RMSprop.\n\n{explained(backend, model)}")
 
 
 def _explain_on_a_page(arguments):
@@ -448,8 +471,10 @@ def _explain_on_a_page(arguments):
     from .views.one_step import one_step
 
     digits = load_data("sample")
-    vae = load(arguments.weights, max_bytes=arguments.max_bytes) if arguments.weights else mlp(784, hidden=(48,))
-    if not arguments.weights:
+    if arguments.weights:
+        vae = load(_file(arguments.weights), max_bytes=arguments.max_bytes)
+    else:
+        vae = mlp(784, hidden=(48,))
         fit(vae, digits.x_train, epochs=20)
     y = _labels(vae, digits)
     y = None if y is None else y[3:4]

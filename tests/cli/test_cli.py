@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -99,7 +100,7 @@ def test_info_on_blas(told, capsys, monkeypatch):
 
 
 def test_explain_on_a_page(trained, tmp_path, capsys):
-    succeed(capsys, "explain", "--page", tmp_path / "p.html", "--weights", trained / "model.safetensors")
+    succeed(capsys, "explain", "--page", tmp_path / "p.html", "--weights", trained)
     assert "encoder.0" in (tmp_path / "p.html").read_text()
 
 
@@ -165,6 +166,38 @@ def test_bad_input_is_one_line(words, what, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words, what",
+    [
+        (
+            ["train", "--data", "sample", "--limit", "9", "--size", "14x14"],
+            "size and color are for a folder of pictures",
+        ),
+        (
+            ["train", "--data", "sample", "--limit", "9", "--data-dir", "nosuch"],
+            "--data-dir is for data sets that lie in a folder",
+        ),
+        (
+            ["train", "--data", "sample", "--limit", "9", "--patience", "0"],
+            "patience should be an integer of at least 1",
+        ),
+        (
+            ["evaluate", "MODEL", "--data", "sample", "--log-likelihood", "0"],
+            "--log-likelihood should be an integer of",
+        ),
+        (["explain", "--page", "p.html", "--model", "mnist"], "--page shows .*: leave out --engine and --model"),
+        (["explain", "--page", "p.html", "--engine", "numpy"], "--page shows .*: leave out --engine and --model"),
+        (["explain", "--weights", "MODEL"], "--weights is for a page: give --page"),
+    ],
+    ids=lambda each: " ".join(each[2:]) if isinstance(each, list) else "",
+)
+def test_an_option_that_would_do_nothing_is_refused(trained, words, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(trained) if word == "MODEL" else word for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: ") and re.search(what, line)
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["evaluate", "MODEL", "--data", "sample"],
@@ -189,6 +222,9 @@ def test_a_large_file_is_refused_unless_that_is_allowed(trained, words, tmp_path
         (["train", "--encoder", "wide"], "--encoder: expected integers such as 512,256, got 'wide'"),
         (["train", "--size", "28"], "--size: expected a height and a width such as 32x32, got '28'"),
         (["sample", "m.safetensors", "--shape", "ax3"], "--shape: expected integers such as 28x28, got 'ax3'"),
+        (["sample", "m", "--out", "s.npy"], "--out: expected a name that ends in .png or .npz, got 's.npy'"),
+        (["reconstruct", "m", "--out", "r.NPZ"], "--out: expected a name that ends in .png or .npz, got 'r.NPZ'"),
+        (["train", "--conv", "4", "--encoder", "7,7"], "--encoder: not allowed with argument --conv"),
     ],
 )
 def test_an_option_says_what_it_expects(words, what, capsys):
