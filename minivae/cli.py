@@ -18,6 +18,7 @@ from .errors import Interrupted, MiniVAEError
 from .files import MAX_BYTES
 
 ENGINES = "numpy", "numba", "cupy"
+HELD_BACK = 0.1  # of the training examples, with --patience
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in --out
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
@@ -265,7 +266,10 @@ def _train(arguments, ranks):
         optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
         name, validation = "test", pair(dataset.x_test, dataset.y_test)
         if arguments.patience is not None:  # to choose an epoch by the test examples would flatter the result on them
-            name, validation = "val", 0.1
+            name, validation = "val", HELD_BACK
+            if round(HELD_BACK * len(dataset.x_train)) == 0:
+                n = len(dataset.x_train)
+                raise MiniVAEError(f"--patience holds a tenth of the training examples back, and there are only {n}")
         history = fit(
             vae,
             pair(dataset.x_train, dataset.y_train),
@@ -334,27 +338,45 @@ def sample(arguments):
     from .views import plots
 
     vae = _model(arguments)
-    x = vae.sample(arguments.n, arguments.seed, y=arguments.label)
+    if arguments.label is not None and not vae.n_classes:
+        raise MiniVAEError("the model is not conditional: leave --label out")
     if arguments.out.suffix == ".npz":
-        _write_arrays(arguments.out, x=x)
-    elif vae.n_classes:
-        raise MiniVAEError("for a conditional model give --out a name that ends in .npz")
+        if arguments.shape:
+            raise MiniVAEError("--shape is for a picture: leave it out, or give --out a name that ends in .png")
+        if vae.n_classes and arguments.label is None:
+            raise MiniVAEError(f"the model is conditional: give --label, a class from 0 to {vae.n_classes - 1}")
+        _write_arrays(arguments.out, x=vae.sample(arguments.n, arguments.seed, y=arguments.label))
     else:
+        _check_picture(vae, arguments.shape, "give --shape, or --out a name that ends in .npz")
         _save(arguments.out, plots.samples(vae, arguments.n, arguments.seed, arguments.shape))
-    print(f"{len(x)} examples in {arguments.out}")
+    print(f"{arguments.n} examples in {arguments.out}")
 
 
 def reconstruct(arguments):
     from .views import plots
 
     vae, dataset = _model(arguments), _data(arguments)
-    x = dataset.x_test[: arguments.n]
+    x = dataset.x_test[: integer("--n", arguments.n)]
     if arguments.out.suffix == ".npz":
         y = _labels(vae, dataset)
         _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=None if y is None else y[: len(x)]))
     else:
+        _check_picture(vae, dataset.shape, "give --out a name that ends in .npz")
         _save(arguments.out, plots.reconstructions(vae, x, arguments.n, image_shape=dataset.shape))
     print(f"{len(x)} examples in {arguments.out}")
+
+
+def _check_picture(vae, shape, cure):
+    """Raise MiniVAEError where the model's examples are no images of this shape, or belong to classes."""
+    from .views.plots import image_shape_of
+
+    if vae.n_classes:
+        raise MiniVAEError("the model is conditional, and pictures are for others: give --out a name that ends in .npz")
+    try:
+        image_shape_of(vae, shape)
+    except MiniVAEError as error:
+        told = f" of shape {'x'.join(map(str, shape))}" if shape else ""
+        raise MiniVAEError(f"the model's {vae.input_dim} values are no image{told}: {cure}") from error
 
 
 def explore(arguments):
@@ -428,6 +450,8 @@ def _data(arguments):
 
 def _labels(vae, dataset):
     """The classes of the test examples, for a model that is told them."""
+    if vae.n_classes and dataset.y_test is None:
+        raise MiniVAEError(f"the model is conditional, and {dataset.source} has no classes to tell it")
     return dataset.y_test if vae.n_classes else None
 
 
