@@ -10,7 +10,6 @@ included.
 
 import argparse
 import importlib
-import importlib.util
 import os
 import statistics
 import subprocess
@@ -19,14 +18,19 @@ import tempfile
 import time
 
 import numpy as np
+from options import installed, some_of
 from peers import PEERS
 from workloads import WORKLOADS, synthetic_images
 
-ARMS = {"minivae": ("minivae_arm", "MiniVAE")} | {
-    arm: ("peers", peer.__name__) for framework in PEERS.values() for arm, peer in framework.items()
-}
-if importlib.util.find_spec("numba"):
-    ARMS["minivae, numba"] = ("minivae_arm", "MiniVAENumba")
+
+def all_arms():
+    """{arm: (module, class name)} of what is installed."""
+    arms = {"minivae": ("minivae_arm", "MiniVAE")}
+    if installed(["numba"]):
+        arms["minivae, numba"] = ("minivae_arm", "MiniVAENumba")
+    for framework in installed(PEERS):
+        arms |= {arm: ("peers", peer.__name__) for arm, peer in PEERS[framework].items()}
+    return arms
 
 
 def train(module, name, path, threads):
@@ -57,12 +61,12 @@ def main():
         return train(*arm, path, int(threads))
     if sys.argv[1:2] == ["--write"]:
         return np.save(sys.argv[2], synthetic_images(60_000))
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arms", default=";".join(ARMS), help="names with ; between them")
+    parser, known = argparse.ArgumentParser(description=__doc__.split("\n")[0]), all_arms()
+    parser.add_argument("--arms", type=some_of(known, ";"), default=list(known), help="names with ; between them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    arms = {arm: ARMS[arm] for arm in options.arms.split(";")}
+    arms = {arm: known[arm] for arm in options.arms}
     results = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "images.npy")

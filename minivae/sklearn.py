@@ -8,13 +8,13 @@ It needs scikit-learn: pip install "minivae[sklearn]". Nothing else in minivae i
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .engine.backend import NumpyBackend
-from .model.likelihoods import Likelihood
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
@@ -29,7 +29,7 @@ from .model.builders import convnet, mlp
 from .model.inference import finite, unwarned
 from .model.likelihoods import Bernoulli, SharedVarianceGaussian
 from .model.optimizers import Adam
-from .model.parameters import within
+from .model.parameters import joined, within
 from .randomness import LIKELIHOOD_NOISE, SAMPLING, generator
 from .training import History, fit
 
@@ -70,7 +70,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         *,
         hidden_layer_sizes: Sequence[int] | None = None,
         image_shape: Sequence[int] | None = None,
-        likelihood: str | Likelihood = "gaussian",
+        likelihood: str = "gaussian",
         beta: float = 1.0,
         batch_size: int = 32,
         learning_rate: float = 3e-3,
@@ -103,9 +103,9 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def fit(self, X: ArrayLike, y: Any = None) -> "VAEEstimator":
         """Train a new model on X (N, n_features) for `max_iter` epochs; y is ignored."""
         self._check_arguments()
-        X = self._checked(X, reset=True, ensure_min_samples=2)
-        self._make(X)
-        return self._train(X, self.max_iter)
+        with self._as_it_was_after_errors():
+            X = self._checked(X, reset=True, ensure_min_samples=2)
+            return self._train(self._new_model(X), History(), X, self.max_iter)
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "VAEEstimator":
         """Train on X (N, n_features) for one more epoch; the first call makes the model.
@@ -115,21 +115,34 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """
         first = not hasattr(self, "vae_")
         self._check_arguments()
-        X = self._checked(X, reset=first, ensure_min_samples=2)
-        if first:
-            self._make(X)
-        return self._train(X, 1)
+        with self._as_it_was_after_errors():
+            X = self._checked(X, reset=first, ensure_min_samples=2)
+            vae, history = (self._new_model(X), History()) if first else (self.vae_, self.history_)
+            return self._train(vae, history, X, 1)
+
+    @contextmanager
+    def _as_it_was_after_errors(self):
+        """A training that fails leaves no model that passes for trained, and keeps one that was trained before."""
+        before = vars(self).copy()
+        try:
+            yield
+        except Exception:
+            self.__dict__ = before
+            raise
 
     def _check_arguments(self):
-        """Those that neither the model nor `fit` will check."""
+        """Those that the model does not check, or that `fit` and Adam call otherwise."""
         one_of("likelihood", self.likelihood, tuple(LIKELIHOODS))
         if not 0 < number(self.contamination) <= 0.5:
             raise MiniVAEError(f"contamination should lie in (0, 0.5], got {shown(self.contamination)}")
-        integer("n_components", self.n_components)
+        for name in ("n_components", "batch_size", "max_iter"):
+            integer(name, getattr(self, name))
+        if not 0 < number(self.learning_rate) < math.inf:
+            raise MiniVAEError(f"learning_rate should lie in (0, inf), got {shown(self.learning_rate)}")
         if not isinstance(self.verbose, (bool, int, np.bool_, np.integer)):
             raise MiniVAEError(f"verbose should be True, False or a number, got {shown(self.verbose)}")
 
-    def _make(self, X):
+    def _new_model(self, X):
         image_shape = None if self.image_shape is None else integers("image_shape", self.image_shape)
         n_values = X.shape[1] if image_shape is None else math.prod(image_shape)
         if n_values != X.shape[1]:
@@ -141,7 +154,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             make, size = convnet, image_shape
         if hidden is None:
             hidden = (64,) if image_shape is None else (16, 32)
-        self.vae_ = make(
+        return make(
             size,
             self.n_components,
             integers("hidden_layer_sizes", [hidden] if is_integer(hidden) else hidden),
@@ -151,13 +164,12 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             dtype=X.dtype,
             seed=check_random_state(self.random_state).randint(np.iinfo(np.int32).max),
         )
-        self.history_ = History()
 
-    def _train(self, X, epochs):
-        last = self.vae_.history
+    def _train(self, vae, history, X, epochs):
+        last = vae.history
         try:
             fit(
-                self.vae_,
+                vae,
                 X,
                 epochs=epochs,
                 batch_size=self.batch_size,
@@ -166,16 +178,17 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
                 progress=None if self.verbose else False,
             )
         except KeyboardInterrupt:  # the model has the weights of that step: what goes with them is to fit it
-            self._end_training(X, last)
+            self._take(vae, history, X, last)
             raise
-        self._end_training(X, last)
+        self._take(vae, history, X, last)
         return self
 
-    def _end_training(self, X, last):
-        """Take the epochs of a training that followed the one whose History is `last`, and find the offset."""
-        if self.vae_.history is not last:
-            before = self.n_iter_
-            self.history_ += [row | {"epoch": before + row["epoch"]} for row in self.vae_.history]
+    def _take(self, vae, history, X, last):
+        """A trained model, whose training before had the History `last`: add its epochs to all, and find the offset."""
+        if vae.history is not last:
+            before = len(history)
+            history += [row | {"epoch": before + row["epoch"]} for row in vae.history]
+        self.vae_, self.history_ = vae, history
         self.offset_ = np.quantile(self._log_p(X), self.contamination)
 
     @property
@@ -215,14 +228,14 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     @unwarned
     def _log_p(self, X):
-        vae, of_prior, parts = self.vae_, self.vae_._of_prior(), []
-        eps = generator(0, LIKELIHOOD_NOISE).standard_normal((DRAWS, 1, vae.latent_dim))
+        vae, parts = self.vae_, []
         rows = max(1, vae.inference_rows // DRAWS)
+        eps = generator(0, LIKELIHOOD_NOISE).standard_normal((DRAWS, 1, vae.latent_dim))
+        eps = vae.backend.asarray(np.repeat(eps, rows, axis=1), vae.dtype)
+        log_weights = vae._repeated(vae._log_weights, joined({"of_prior": vae._of_prior()}))
         for start in range(0, len(X), rows):
             x = vae.backend.asarray(X[start : start + rows], vae.dtype)
-            noise = vae.backend.asarray(np.broadcast_to(eps, (DRAWS, len(x), vae.latent_dim)), vae.dtype)
-            _, log_w = vae._weighted(vae._params, of_prior, x, None, noise)
-            log_w = vae.backend.to_host(log_w).astype(np.float64)
+            log_w = log_weights(x=x, eps=eps[:, : len(x)]).astype(np.float64)
             parts.append(np.logaddexp.reduce(log_w, axis=0) - math.log(DRAWS))
         return finite("log p(x)", np.concatenate(parts))
 

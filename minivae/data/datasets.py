@@ -135,8 +135,8 @@ def load(
     is looked for in the folder that the environment variable MINIVAE_DATA names, then in the user's cache,
     then, if `download` is true, on the public mirrors, with checksums. MNIST that is nowhere to be had is
     replaced by "sample", which comes with the package: real MNIST digits, 500 of each class for training, 100
-    for test; a MiniVAEWarning then says so, as the Dataset's `note` does. `limit` keeps the first examples of each
-    part only.
+    for test; a MiniVAEWarning then says so, as the Dataset's `note` does. For "sample" no `data_dir` is looked at.
+    `limit` keeps the first examples of each part only.
 
     Data of one's own are given as an array, or as the path of a folder of pictures (its sub-folders are the classes),
     of an .npy or .npz file, of a CSV table (a column called label, class, target or y has the classes) or an IDX file.
@@ -145,13 +145,17 @@ def load(
 
     `max_bytes` is how much memory what is in a file, or all pictures of a folder together, may take; a small file can
     be a large array. Raises MiniVAEError when the data set cannot be found, and says where it was looked for, or is not
-    sound, or would take more.
+    sound, or would take more; and where `size` and `color` are given for other than a folder, or `data_dir` for data of
+    one's own.
     """
     max_bytes, download = integer("load: max_bytes", max_bytes), flag("load: download", download)
-    if isinstance(name, str) and name == "sample":
+    color = flag("load: color", color)
+    if not isinstance(name, str) or name not in NAMES:
+        dataset = _own(name, data_dir, test, size, color, max_bytes)
+    elif size is not None or color:
+        raise MiniVAEError(f"load: size and color are for a folder of pictures: leave them out for {name}")
+    elif name == "sample":
         dataset = _sample()
-    elif not isinstance(name, str) or name not in COLLECTIONS:
-        dataset = _own(name, test, size, color, max_bytes)
     elif data_dir is not None:
         folder = check_path("load: data_dir", data_dir)
         dataset = _read(COLLECTIONS[name], locate_in(COLLECTIONS[name], folder), max_bytes)
@@ -162,11 +166,13 @@ def load(
     return dataset if limit is None else dataset.first(limit)
 
 
-def _own(source, test, size, color, max_bytes):
+def _own(source, data_dir, test, size, color, max_bytes):
     if isinstance(source, str) and not os.path.exists(os.path.expanduser(check_path("load: name", source))):
         raise MiniVAEError(
             f"unknown data set {shown(source)}: expected one of {', '.join(NAMES)}, or a file or a folder"
         )
+    if data_dir is not None:
+        raise MiniVAEError(f"load: data_dir is for {', '.join(COLLECTIONS)}: leave it out for data of your own")
     x, y, names, x_test, y_test = read_own(source, size, color, max_bytes)
     parts = split(x, y, test) if x_test is None else (x, y, x_test, y_test)
     is_path = isinstance(source, (str, os.PathLike))

@@ -34,6 +34,7 @@ def read_own(source, size, color, max_bytes):
     max_bytes : of memory that it may take
     """
     if not isinstance(source, (str, os.PathLike)):
+        _check_no_scaling("an array", size, color, "; data.read_images scales arrays of them")
         return _checked("the array", check_array("load: an array", source)), None, (), None, None
     path = Path(os.path.expanduser(check_path("load: the path", source)))
     if path.is_dir():
@@ -41,6 +42,7 @@ def read_own(source, size, color, max_bytes):
         return x, *_classes_by_folder(path, len(x)), None, None
     if not os.path.exists(path):
         raise MiniVAEError(f"no such file or folder: {path}")
+    _check_no_scaling(path, size, color)
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
         return *_read_table(path, max_bytes), None, None
@@ -48,6 +50,12 @@ def read_own(source, size, color, max_bytes):
         return _read_arrays(path, max_bytes)
     x = _from_numpy(read_npy, path, max_bytes) if name.endswith(".npy") else read_idx(path, max_bytes)
     return _checked(path, x), None, (), None, None
+
+
+def _check_no_scaling(source, size, color, hint=""):
+    """Raise MiniVAEError where what is no folder of pictures should be scaled or keep its colours."""
+    if size is not None or color:
+        raise MiniVAEError(f"load: size and color are for a folder of pictures: leave them out for {source}{hint}")
 
 
 def split(x, y, share, seed=0):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -99,7 +100,7 @@ def test_info_on_blas(told, capsys, monkeypatch):
 
 
 def test_explain_on_a_page(trained, tmp_path, capsys):
-    succeed(capsys, "explain", "--page", tmp_path / "p.html", "--weights", trained / "model.safetensors")
+    succeed(capsys, "explain", "--page", tmp_path / "p.html", "--weights", trained)
     assert "encoder.0" in (tmp_path / "p.html").read_text()
 
 
@@ -165,6 +166,52 @@ def test_bad_input_is_one_line(words, what, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words, what",
+    [
+        ("train --data sample --limit 9 --size 14x14", "size and color are for a folder of pictures"),
+        ("train --data sample --limit 9 --data-dir nosuch", "--data-dir is for data sets that lie in a folder"),
+        ("evaluate MODEL --data sample --log-likelihood 0", "--log-likelihood should be an integer of at least 1"),
+        ("explain --page p.html --model mnist", "--page shows .*: leave out --engine and --model"),
+        ("explain --page p.html --engine numpy", "--page shows .*: leave out --engine and --model"),
+        ("explain --weights MODEL", "--weights is for a page: give --page"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(trained, words, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(trained) if word == "MODEL" else word for word in words.split()]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and re.search(what, line)
+
+
+@pytest.mark.parametrize(
+    "words, what",
+    [
+        ("sample conditional --out s.npz", "the model is conditional: give --label, a class from 0 to 9"),
+        ("sample conditional --label 3 --out s.png", "conditional, .*: give --out a name that ends in .npz"),
+        ("sample table --label 3 --out s.png", "not conditional: leave --label out"),
+        ("sample table --out s.png", "20 values are no image: give --shape, or --out a name that ends in .npz"),
+        ("sample table --shape 7x3 --out s.png", "20 values are no image of shape 7x3: give --shape"),
+        ("sample table --shape 4x5 --out s.npz", "--shape is for a picture: leave it out, or give --out"),
+        ("reconstruct conditional --data sample --out r.png", "conditional, .*: give --out a name that ends in .npz"),
+        ("reconstruct conditional --data x.npy --out r.npz", "conditional, and x.npy has no classes to tell it"),
+        ("reconstruct table --data x.npy --out r.png", "20 values are no image of shape 20: give --out a name that"),
+        ("reconstruct table --data x.npy --n -1 --out r.npz", "--n should be an integer of at least 1, got -1"),
+        ("train --data sample --limit 3 --patience 2", "--patience holds a tenth .* back, and there are only 3"),
+    ],
+)
+def test_errors_speak_of_what_one_can_give_here(words, what, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mv.VAE, "sample", None)  # which would only take time
+    mv.mlp(784, hidden=(3,), n_classes=10).save("conditional")
+    mv.mlp(20, hidden=(3,)).save("table")
+    np.save("x.npy", np.zeros((20, 20)))
+    assert main(words.split()) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and re.search(what, line)
+    assert not {"s.png", "s.npz", "r.png", "r.npz"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["evaluate", "MODEL", "--data", "sample"],
@@ -189,6 +236,9 @@ def test_a_large_file_is_refused_unless_that_is_allowed(trained, words, tmp_path
         (["train", "--encoder", "wide"], "--encoder: expected integers such as 512,256, got 'wide'"),
         (["train", "--size", "28"], "--size: expected a height and a width such as 32x32, got '28'"),
         (["sample", "m.safetensors", "--shape", "ax3"], "--shape: expected integers such as 28x28, got 'ax3'"),
+        (["sample", "m", "--out", "s.npy"], "--out: expected a name that ends in .png or .npz, got 's.npy'"),
+        (["reconstruct", "m", "--out", "r.NPZ"], "--out: expected a name that ends in .png or .npz, got 'r.NPZ'"),
+        (["train", "--conv", "4", "--encoder", "7,7"], "--encoder: not allowed with argument --conv"),
     ],
 )
 def test_an_option_says_what_it_expects(words, what, capsys):
@@ -223,3 +273,15 @@ def test_a_reader_that_has_seen_enough(trained):
         run.stdout.readline()
         run.stdout.close()
         assert run.wait(60) == 0 and run.stderr.read() == b""
+
+
+def test_a_training_goes_on_to_its_end_when_its_reader_has_gone(tmp_path, monkeypatch):
+    """Otherwise `minivae train | head` would leave no model, and a script would not see it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["train", "--data", "sample", "--limit", "60", "--encoder", "8", "--no-plots", "--backend", "numpy"]
+    with open(writer, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert main([*words, "--epochs", "3", "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 1 + 3

@@ -145,6 +145,24 @@ def test_bad_data(make, what, tmp_path):
         data.load(make(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "name, options, what",
+    [
+        ("sample", {"size": (14, 14)}, "load: size and color are for a folder of pictures: leave them out for sample"),
+        ("mnist", {"color": True}, "leave them out for mnist"),
+        (PIXELS, {"size": (7, 7)}, "leave them out for an array; data.read_images scales"),
+        ("x.npy", {"color": True}, "leave them out for x.npy"),
+        ("x.npy", {"data_dir": "folder"}, "load: data_dir is for mnist, .*: leave it out for data of your own"),
+        ("nonsense", {"data_dir": "folder"}, "unknown data set 'nonsense'"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(name, options, what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", PIXELS)
+    with pytest.raises(mv.MiniVAEError, match=what):
+        data.load(name, **options)
+
+
 def test_bad_share():
     with pytest.raises(mv.MiniVAEError, match="should leave some of the 30 examples on either side"):
         data.load(PIXELS, test=0.001)

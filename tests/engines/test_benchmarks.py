@@ -1,5 +1,7 @@
 """The benchmarks' own arithmetic, and that the one for GPUs runs: here on the imaginary one."""
 
+import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -66,3 +68,41 @@ def test_scale_prints_a_row_for_each_batch_and_width(capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 4 ")]
     assert [row.split("|")[2].strip() for row in rows] == ["8", "16"]
     assert all(float(cell.strip(" %")) >= 0 for row in rows for cell in row.split("|")[3:-1])
+
+
+@pytest.mark.parametrize(
+    "name, option",
+    [
+        ("step_time", "--workloads"),
+        ("step_time", "--peers"),
+        ("conv_step_time", "--peers"),
+        ("first_epoch", "--arms"),
+        ("parallel", "--workloads"),
+        ("gpu", "--peers"),
+    ],
+)
+def test_what_no_benchmark_knows_is_refused_in_one_line(name, option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, option, "W9"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main()
+    assert f"argument {option}: unknown 'W9': expected some of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["step_time", "conv_step_time"])
+def test_a_race_is_run_without_what_is_not_installed(name, monkeypatch, capsys):
+    benchmark, raced = importlib.import_module(name), []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        benchmark, "race", lambda arms, *_, **__: raced.append(list(arms)) or dict.fromkeys(arms, [1.0])
+    )
+    monkeypatch.setattr(sys, "argv", [name, "--threads", "1"])
+    benchmark.main()
+    assert raced[0] == ["limit", "minivae"]
+    assert "torch is not installed: its arms are left out" in capsys.readouterr().out
+
+
+def test_whole_programs_are_timed_without_what_is_not_installed(monkeypatch):
+    import first_epoch
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "jax", "numba") else name)
+    assert list(first_epoch.all_arms()) == ["minivae"]  # nor Keras, which runs on JAX

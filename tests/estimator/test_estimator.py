@@ -16,6 +16,7 @@ pytest.importorskip("sklearn")
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
@@ -75,6 +76,15 @@ def test_the_scores_are_the_log_density_of_a_linear_gaussian_model():
     np.testing.assert_allclose(model.score_samples(x), exact, atol=0.05)
     assert model.score(x) == pytest.approx(PCA(1).fit(x).score(x), abs=0.02)
     assert model.score(x) <= PCA(1).fit(x).score(x)
+
+
+def test_many_rows_are_scored_by_compiled_lines_and_get_the_scores_of_a_few(fitted, monkeypatch):
+    x, batches = np.random.default_rng(0).standard_normal((805, 4)), []
+    few = np.concatenate([fitted.score_samples(x[i : i + 115]) for i in range(0, 805, 115)])
+    weighted = mv.VAE._weighted
+    monkeypatch.setattr(mv.VAE, "_weighted", lambda vae, *arguments: batches.append(1) or weighted(vae, *arguments))
+    np.testing.assert_allclose(fitted.score_samples(x), few, rtol=1e-13)
+    assert len(batches) < 30  # of 41
 
 
 def test_draws_have_the_mean_and_covariance_of_the_data(iris):
@@ -272,14 +282,31 @@ def test_features_far_from_unit_scale_are_named(iris):
         ({"image_shape": (8, 8)}, r"\(8, 8\) has 64 values, but X has 4 features"),
         ({"n_components": 0}, "n_components should be an integer of at least 1"),
         ({"n_components": 1.5}, "n_components should be an integer of at least 1"),
-        ({"max_iter": 0}, "at least 1"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"max_iter": 0}, "^max_iter should be an integer of at least 1"),
+        ({"batch_size": 0}, "^batch_size should be an integer of at least 1"),
+        ({"learning_rate": -1}, r"^learning_rate should lie in \(0, inf\), got -1"),
     ],
 )
 def test_bad_arguments_are_named_when_they_are_used(options, message, iris):
     model = VAEEstimator(**options)
     with pytest.raises(mv.MiniVAEError, match=message):
         model.fit(iris)
+
+
+@pytest.mark.parametrize("options", [{"max_iter": 0}, {"beta": -1}, {"learning_rate": 1e300}], ids=str)
+def test_a_fit_that_fails_leaves_no_model_and_keeps_the_one_before(options, fitted, iris):
+    """Of the three one is refused at once, one by the model, and one in the training, whose losses overflow."""
+    model = VAEEstimator(**options)
+    with pytest.raises(mv.MiniVAEError):
+        model.fit(iris)
+    for method in model.transform, model.predict, model.inverse_transform:
+        with pytest.raises(NotFittedError):
+            method(iris[:, :2])
+    refitted = copy.deepcopy(fitted).set_params(**options)
+    with pytest.raises(mv.MiniVAEError):
+        refitted.fit(iris[:, :2])
+    assert refitted.n_iter_ == 100 and refitted.n_features_in_ == 4
+    np.testing.assert_array_equal(refitted.decision_function(iris), fitted.decision_function(iris))
 
 
 def test_grey_values_beyond_the_training_range_are_named():
