@@ -333,12 +333,14 @@ class Inference:
                 f"the encoder expects (B, {self.input_dim}), got {x.shape}: did you pass other images, or one "
                 "image without the batch axis?"
             )
+        own = ranks.share(len(x))
         if x.dtype == np.uint8:
+            self.likelihood.check_pixels(x[own.start : own.stop])
             return x
         if x.dtype not in (np.float32, np.float64):  # which also holds for another byte order
             with np.errstate(over="ignore"):
                 x = x.astype(self.dtype)  # what overflows is found below
-        own, gaps = ranks.share(len(x)), self.likelihood.takes_nan and self.encoder.fills_nan
+        gaps = self.likelihood.takes_nan and self.encoder.fills_nan
         for start in range(own.start, own.stop, CHECKED_ROWS):
             rows = x[start : min(start + CHECKED_ROWS, own.stop)]
             usable = ~np.isinf(rows) if gaps else np.isfinite(rows)

@@ -54,6 +54,9 @@ class Poisson(Likelihood):
         if len(bad):
             raise MiniVAEError(f"a Poisson likelihood expects counts 0, 1, 2, ..., got {bad[0]:g}")
 
+    def check_pixels(self, x):
+        raise MiniVAEError('x is uint8, which is read as pixels and divided by 255: pass counts as x.astype("int64")')
+
     def log_prob(self, params, x, out):
         log_rate, hold_backward = hold(out)
         log_px, log_prob_backward = poisson_log_prob(x, log_rate)

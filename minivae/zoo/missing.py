@@ -84,6 +84,10 @@ class Observed(Composite, Likelihood):
             if len(there):
                 likelihood.check(there[:, None])
 
+    def check_pixels(self, x):
+        for _, likelihood, columns, _ in self.blocks():
+            likelihood.check_pixels(x[:, columns])
+
     def log_prob(self, params, x, out):
         (L, B, _), log_px, backward_passes = out.shape, 0, {}
         for name, likelihood, columns, of_out in self.blocks():
