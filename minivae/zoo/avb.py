@@ -40,10 +40,9 @@ import numpy as np
 
 from ..arguments import flag, integer, number
 from ..errors import MiniVAEError, shown
-from ..model.builders import dense_layers
+from ..model.builders import chosen_likelihood, dense_layers, refuse
 from ..model.gaussian import reparameterize, standard_normal_log_prob
 from ..model.layers import Layer, ReLU, Sequential
-from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.vae import VAE
@@ -283,7 +282,9 @@ def avb(
         decoder        z - hidden - hidden - x
     """
     D, quarter = integer("avb: latent", latent), max(1, integer("avb: hidden", hidden) // 4)
-    likelihood = Bernoulli() if options.get("likelihood") is None else options["likelihood"]
+    cure = "put the layers together with VAE"
+    refuse("avb", options, posterior=cure, n_classes=cure)
+    likelihood = chosen_likelihood(options)
 
     stack = partial(dense_layers, activation=ReLU, init=init)
     posterior = ImplicitPosterior(

@@ -25,7 +25,7 @@ from ..arguments import integer, integers
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
 from ..model.bounds import ImportanceWeighted
-from ..model.builders import check_activation, dense_layers
+from ..model.builders import check_activation, dense_layers, refuse
 from ..model.inference import finite, to_unit, unwarned
 from ..model.layers import Layer, Tanh
 from ..model.likelihoods import Likelihood
@@ -50,6 +50,7 @@ def miwae(
     activation : the class of the layers between them
     options    : of `VAE`, such as backend and seed; bound is ImportanceWeighted() by default
     """
+    refuse("miwae", options, likelihood="it is made of columns", n_classes="put the layers together with VAE")
     likelihood, fill = Observed(columns), ZeroFilled(columns)
     (n_seen,) = fill.output_shape(fill.input_shape)
     latent, hidden = integer("miwae: latent", latent), integers("miwae: hidden", hidden)

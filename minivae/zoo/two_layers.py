@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import integers
+from ..errors import MiniVAEError, shown
+from ..model.builders import chosen_likelihood, refuse
 from ..model.gaussian import LOG_2PI
 from ..model.layers import Dense, Layer, Sequential
-from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.priors import Prior, StandardNormal
@@ -218,8 +219,12 @@ def two_layers(
         p(z1 given z2)     z2 - hidden - hidden - 2 D1
         p(x given z1, z2)  [z1 - hidden, z2 - hidden] - hidden - x
     """
-    D1, D2 = latent
-    likelihood = Bernoulli() if options.get("likelihood") is None else options["likelihood"]
+    D = integers("two_layers: latent", latent)
+    if len(D) != 2:
+        raise MiniVAEError(f"two_layers: latent should be the dimensions of z1 and z2, as (40, 40), got {shown(latent)}")
+    (D1, D2), cure = D, "put the layers together with VAE"
+    refuse("two_layers", options, prior="the prior of z2 is top=", posterior=cure, n_classes=cure)
+    likelihood = chosen_likelihood(options)
 
     def gated(*widths):
         return [GatedDense(n, m, init) for n, m in zip(widths, widths[1:], strict=False)]

@@ -201,7 +201,9 @@ def parts(noise=None, features=None, discriminator=None, **options):
         (lambda: mv.avb(4, 0), "avb: latent should be an integer of at least 1"),
         (lambda: mv.avb(4, kl="analytic"), "no analytic KL"),
         (lambda: mv.avb(4, prior=mv.VampPrior(2, 4)), "needs the density of q"),
-        (lambda: mv.avb(4, n_classes=3), "the encoder"),
+        (lambda: mv.avb(4, n_classes=3), "avb does not know n_classes: put the layers together with VAE"),
+        (lambda: mv.avb(4, posterior=mv.DiagonalGaussian()), "avb does not know posterior"),
+        (lambda: mv.avb(4, likelihood="grey"), "likelihood should be an instance such as .*, got 'grey'"),
     ],
 )
 def test_bad_arguments(make, message):

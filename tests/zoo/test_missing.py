@@ -315,6 +315,8 @@ def filled_only():
         (lambda: mv.impute(model(), table_rows(3), draws=0), "impute: draws should be an integer of at least 1"),
         (lambda: mv.impute(model(), table_rows(3), samples=0), "impute: samples should be"),
         (lambda: mv.miwae(table_columns(), 0), "miwae: latent should be an integer of at least 1"),
+        (lambda: model(likelihood=mv.Bernoulli()), "miwae does not know likelihood: it is made of columns"),
+        (lambda: model(n_classes=3), "miwae does not know n_classes"),
     ],
 )
 def test_bad_arguments(make, message):

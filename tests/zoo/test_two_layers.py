@@ -155,7 +155,12 @@ def test_other_likelihoods(likelihood, widths):
         (lambda: mv.TwoLayerPrior("normal", [mv.Dense(2, 2)]), "top should be a prior such as"),
         (lambda: mv.TwoLayerPrior(mv.StandardNormal(3), [mv.Dense(2, 2)]), "gives z2 of 3 dimensions"),
         (lambda: mv.two_layers(4, (1, 2), 5, mv.VampPrior(2, 3)), "n_inputs=3, but the encoder takes 4"),
-        (lambda: mv.two_layers(4, (1, 2), 5, n_classes=3), "the encoder"),
+        (lambda: mv.two_layers(4, (1, 2), 5, n_classes=3), "two_layers does not know n_classes: put the layers"),
+        (lambda: mv.two_layers(4, prior=mv.MixturePrior(80)), "does not know prior: the prior of z2 is top="),
+        (lambda: mv.two_layers(4, posterior=mv.DiagonalGaussian()), "two_layers does not know posterior"),
+        (lambda: mv.two_layers(4, 3), r"latent should be a list of integers such as \(32, 64\), got 3"),
+        (lambda: mv.two_layers(4, (3, 2, 1)), r"the dimensions of z1 and z2, as \(40, 40\), got \(3, 2, 1\)"),
+        (lambda: mv.two_layers(4, likelihood=mv.Gaussian), r"likelihood should be .*, got the class Gaussian"),
     ],
 )
 def test_bad_arguments(make, message):
