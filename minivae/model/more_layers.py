@@ -157,7 +157,10 @@ class LayerNorm(Layer):
 
 
 class Dropout(Layer):
-    """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`."""
+    """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`.
+
+    It has its place in the encoder and the decoder; networks of a posterior or a prior refuse it.
+    """
 
     def __init__(self, rate: float = 0.5) -> None:
         if not 0 <= number(rate) < 1:

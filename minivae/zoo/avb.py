@@ -47,7 +47,7 @@ from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.vae import VAE
 from ..randomness import generator
-from .branches import WithInput, known_width
+from .branches import WithInput, widths_without_dropout
 
 SMALLEST = 1e-6  # is added to a variance that is divided by
 
@@ -138,10 +138,8 @@ class ImplicitPosterior(Composite, Posterior):
             for name, layers in (("noise", noise), ("features", features), ("discriminator", discriminator))
         }
         self.noise, self.features, self.discriminator = (stack.layers for stack in self.stacks.values())
-        widths = [known_width(f"ImplicitPosterior: {name}", stack) for name, stack in self.stacks.items()]
-        self.dim, self.n_inputs, seen = widths
-        (self.mixed,), (n_features,), (answers,) = (
-            stack.output_shape(stack.input_shape) for stack in self.stacks.values()
+        (self.dim, self.mixed), (self.n_inputs, n_features), (seen, answers) = (
+            widths_without_dropout(f"ImplicitPosterior: {name}", stack) for name, stack in self.stacks.items()
         )
         self.draws = integer("ImplicitPosterior: draws", draws, self.dim + 1)
         if (seen, answers) != (n_features + self.dim, 1):

@@ -33,7 +33,7 @@ from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.priors import Prior, StandardNormal
 from ..model.vae import VAE
-from .branches import SideBySide, WithInput, known_width
+from .branches import SideBySide, WithInput, widths_without_dropout
 from .gated import GatedDense
 
 
@@ -56,6 +56,13 @@ def gaussian_log_prob_of_sample(z, mu, log_var):
     return -0.5 * np.sum(residual * n + log_var + LOG_2PI, axis=-1), backward
 
 
+def half(name, n_stats):
+    """D1 for the statistics of z1; raises MiniVAEError where they are no mu and log_var."""
+    if n_stats % 2:
+        raise MiniVAEError(f"{name} should give (B, 2 D1), mu first and then log_var, got (B, {n_stats}): make it even")
+    return n_stats // 2
+
+
 class TwoLayerPosterior(Composite, Posterior):
     """q(z1, z2 given x) = q(z2 given x) q(z1 given x, z2), diagonal Gaussians; z = [z1, z2].
 
@@ -74,13 +81,16 @@ class TwoLayerPosterior(Composite, Posterior):
         self.stacks = {
             name: Sequential(layers) for name, layers in (("of_x", of_x), ("of_z2", of_z2), ("joint", joint))
         }
-        widths = {name: known_width(f"TwoLayerPosterior: {name}", stack) for name, stack in self.stacks.items()}
-        for name, stack in self.stacks.items():
-            setattr(self, name, stack.layers)
-        self.n_inputs, self.dim2 = widths["of_x"], widths["of_z2"]
-        both = sum(self.stacks[name].output_shape(self.stacks[name].input_shape)[0] for name in ("of_x", "of_z2"))
-        (stats1,) = self.stacks["joint"].output_shape((both,))
-        self.dim1 = DiagonalGaussian().latent_dim(stats1)
+        self.of_x, self.of_z2, self.joint = (stack.layers for stack in self.stacks.values())
+        (self.n_inputs, h_x), (self.dim2, h_z2), (seen, stats1) = (
+            widths_without_dropout(f"TwoLayerPosterior: {name}", stack) for name, stack in self.stacks.items()
+        )
+        if seen != h_x + h_z2:
+            raise MiniVAEError(
+                f"TwoLayerPosterior: of_x and of_z2 give {h_x} + {h_z2} numbers, but joint takes {seen}: make its first "
+                "layer as wide"
+            )
+        self.dim1 = half("TwoLayerPosterior: joint", stats1)
 
     def parts(self):
         return self.stacks
@@ -150,14 +160,14 @@ class TwoLayerPrior(Composite, Prior):
         if not isinstance(top, Prior):
             raise MiniVAEError(f"TwoLayerPrior: top should be a prior such as StandardNormal(40), got {top!r}")
         self.top, self.stack = top, Sequential(below)
-        if self.stack.input_shape != (top.dim,):
+        n_in, stats1 = widths_without_dropout("TwoLayerPrior: below", self.stack)
+        if n_in != top.dim:
             raise MiniVAEError(
                 f"TwoLayerPrior: {type(top).__name__} gives z2 of {top.dim} dimensions, but the layers below take "
-                f"{self.stack.input_shape}: make the first of them as wide"
+                f"{n_in}: make the first of them as wide"
             )
-        (stats1,) = self.stack.output_shape(self.stack.input_shape)
         self.below, self.n_inputs, self.components = self.stack.layers, top.n_inputs, top.components
-        self.dim1, self.dim2 = DiagonalGaussian().latent_dim(stats1), top.dim
+        self.dim1, self.dim2 = half("TwoLayerPrior: below", stats1), top.dim
         self.dim = self.dim1 + self.dim2
 
     def parts(self):
@@ -221,7 +231,9 @@ def two_layers(
     """
     D = integers("two_layers: latent", latent)
     if len(D) != 2:
-        raise MiniVAEError(f"two_layers: latent should be the dimensions of z1 and z2, as (40, 40), got {shown(latent)}")
+        raise MiniVAEError(
+            f"two_layers: latent should be the dimensions of z1 and z2, as (40, 40), got {shown(latent)}"
+        )
     (D1, D2), cure = D, "put the layers together with VAE"
     refuse("two_layers", options, prior="the prior of z2 is top=", posterior=cure, n_classes=cure)
     likelihood = chosen_likelihood(options)

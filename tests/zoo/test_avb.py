@@ -191,6 +191,7 @@ def parts(noise=None, features=None, discriminator=None, **options):
         (lambda: parts(noise=[mv.Tanh()]), "noise should begin with a layer of known width"),
         (lambda: parts(discriminator=[mv.Dense(5, 2)]), "should take 5 and give 1; it takes 5 and gives 2"),
         (lambda: parts(discriminator=[mv.Dense(4, 1)]), "it takes 4 and gives 1"),
+        (lambda: parts(features=[mv.Dense(4, 3), mv.Dropout()]), "ImplicitPosterior: features has a Dropout"),
         (lambda: parts(adaptive="yes"), "adaptive should be True or False"),
         (lambda: parts(draws=2), "draws should be an integer of at least 3"),
         (lambda: parts(pace=0), "pace should be a positive number, got 0"),

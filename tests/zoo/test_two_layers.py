@@ -143,7 +143,21 @@ def test_other_likelihoods(likelihood, widths):
     "make, message",
     [
         (lambda: mv.TwoLayerPosterior([mv.Tanh()], [mv.Dense(2, 2)], [mv.Dense(4, 2)]), "of_x should begin with"),
-        (lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3)]), "even"),
+        (lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3)]), "joint should .*even"),
+        (
+            lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(5, 4)]),
+            "2 . 2 .*, but joint takes 5",
+        ),
+        (
+            lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3), mv.Dense(2, 2)]),
+            r"TwoLayerPosterior: joint: Dense\(2, 2\) expects \(B, 2\), got \(B, 3\)",
+        ),
+        (
+            lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dropout(), mv.Dense(2, 2)], [mv.Dense(4, 2)]),
+            "TwoLayerPosterior: of_z2 has a Dropout, which drops in the encoder and the decoder only: leave it out",
+        ),
+        (lambda: mv.TwoLayerPrior(mv.StandardNormal(2), [mv.Dense(2, 3)]), "TwoLayerPrior: below should give .*even"),
+        (lambda: mv.TwoLayerPrior(mv.StandardNormal(2), [mv.Dense(2, 2), mv.Dropout()]), "below has a Dropout"),
         (
             lambda: mv.VAE(
                 [mv.Dense(3, 4)],
