@@ -7,6 +7,7 @@ import numpy as np
 
 from ..arguments import number, one_of
 from ..errors import MiniVAEError, MiniVAEWarning, named, shown
+from .bounds import ELBO
 from .conv import Flatten, Reshape
 from .layers import Activation, Sequential
 from .posteriors import DiagonalGaussian
@@ -44,6 +45,11 @@ def check_kl(kl, bound, posterior, prior):
         raise MiniVAEError(
             f"VAE: {type(posterior).__name__} is trained by its closed form of the ELBO, against {own!r}: leave kl, "
             "bound and prior out"
+        )
+    if posterior.has_own_loss and not isinstance(bound, ELBO):
+        raise MiniVAEError(
+            f"VAE: {type(posterior).__name__} has a gradient for the ELBO only: under the weights of "
+            f"{type(bound).__name__} it would be a wrong one. Leave bound out"
         )
     kl = one_of("VAE: kl", kl, ("analytic", "monte-carlo", None)) or ("monte-carlo" if needs_samples else "analytic")
     if kl == "analytic" and needs_samples:

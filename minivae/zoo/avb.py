@@ -25,7 +25,8 @@ The gradient. log q depends on the weights of the encoder twice, by the draw and
 E_q[d/dw log q] = integral of q (dq/dw) / q = d/dw 1. So T may stand for log q although its own weights know nothing of
 the encoder's: the way through the draw u is all there is. T's weights get the gradient of the discriminator's loss, in
 which u is a constant, and not that of the ELBO, which would have T say what is cheap in place of what is true. Both are
-updated in the same step, as in the paper's algorithm 1.
+updated in the same step, as in the paper's algorithm 1. With importance weights the second way has another mean than 0
+(Tucker, Lawson, Gu & Maddison 2019), so a model takes no other bound than the ELBO.
 
 Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", sections 2 and 3. There each v_i has noise of
 its own, so that C is diagonal, and its averages are taken over the batch; here over some fixed e.

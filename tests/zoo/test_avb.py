@@ -200,6 +200,7 @@ def parts(noise=None, features=None, discriminator=None, **options):
             r"should give \(B, 14\): 4 for mu and log_var, 6 to mix the noise, and the 4 values of x; got \(B, 4\)",
         ),
         (lambda: mv.avb(4, 0), "avb: latent should be an integer of at least 1"),
+        (lambda: mv.avb(4, bound=mv.ImportanceWeighted()), "a gradient for the ELBO only.* Leave bound out"),
         (lambda: mv.avb(4, kl="analytic"), "no analytic KL"),
         (lambda: mv.avb(4, prior=mv.VampPrior(2, 4)), "needs the density of q"),
         (lambda: mv.avb(4, n_classes=3), "avb does not know n_classes: put the layers together with VAE"),
