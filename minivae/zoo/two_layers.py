@@ -87,8 +87,8 @@ class TwoLayerPosterior(Composite, Posterior):
         )
         if seen != h_x + h_z2:
             raise MiniVAEError(
-                f"TwoLayerPosterior: of_x and of_z2 give {h_x} + {h_z2} numbers, but joint takes {seen}: make its first "
-                "layer as wide"
+                f"TwoLayerPosterior: of_x and of_z2 give {h_x} + {h_z2} numbers, but joint takes {seen}: make its "
+                "first layer as wide"
             )
         self.dim1 = half("TwoLayerPosterior: joint", stats1)
 
@@ -231,9 +231,7 @@ def two_layers(
     """
     D = integers("two_layers: latent", latent)
     if len(D) != 2:
-        raise MiniVAEError(
-            f"two_layers: latent should be the dimensions of z1 and z2, as (40, 40), got {shown(latent)}"
-        )
+        raise MiniVAEError(f"two_layers: latent should be the sizes of z1 and z2, as (40, 40), got {shown(latent)}")
     (D1, D2), cure = D, "put the layers together with VAE"
     refuse("two_layers", options, prior="the prior of z2 is top=", posterior=cure, n_classes=cure)
     likelihood = chosen_likelihood(options)

@@ -146,7 +146,7 @@ def test_other_likelihoods(likelihood, widths):
         (lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3)]), "joint should .*even"),
         (
             lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(5, 4)]),
-            "2 . 2 .*, but joint takes 5",
+            "2 . 2 .*joint takes 5",
         ),
         (
             lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3), mv.Dense(2, 2)]),
@@ -173,7 +173,7 @@ def test_other_likelihoods(likelihood, widths):
         (lambda: mv.two_layers(4, prior=mv.MixturePrior(80)), "does not know prior: the prior of z2 is top="),
         (lambda: mv.two_layers(4, posterior=mv.DiagonalGaussian()), "two_layers does not know posterior"),
         (lambda: mv.two_layers(4, 3), r"latent should be a list of integers such as \(32, 64\), got 3"),
-        (lambda: mv.two_layers(4, (3, 2, 1)), r"the dimensions of z1 and z2, as \(40, 40\), got \(3, 2, 1\)"),
+        (lambda: mv.two_layers(4, (3, 2, 1)), r"the sizes of z1 and z2, as \(40, 40\), got \(3, 2, 1\)"),
         (lambda: mv.two_layers(4, likelihood=mv.Gaussian), r"likelihood should be .*, got the class Gaussian"),
     ],
 )
