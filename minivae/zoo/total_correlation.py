@@ -152,8 +152,8 @@ def kl_parts(vae: VAE, x: np.ndarray, samples: int = 1, seed: int = 0, y: np.nda
     """What the KL on x is made of, with q(z) the mean of q(z given x) over all rows of x: KLParts.
 
     It takes len(x)^2 densities for each dimension and sample: some thousand rows are a matter of seconds. The mutual
-    information is at most log len(x). Raises MiniVAEError for a model whose q(z given x) is no DiagonalGaussian or whose
-    p(z) is not the standard normal.
+    information is at most log len(x). Raises MiniVAEError for a model whose q(z given x) is no DiagonalGaussian, or
+    whose p(z) is no StandardNormal.
     """
     check_vae("kl_parts: vae", vae)
     for part, kind in ((vae.posterior, DiagonalGaussian), (vae.prior, StandardNormal)):
