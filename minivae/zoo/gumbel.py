@@ -86,11 +86,11 @@ def categorical_kl(logits):
 def one_hot_of_largest(values, positions):
     """1 at the largest of the values along the last axis, the first of them where there are more, and 0 elsewhere.
 
-    positions : 0, 1, ... (K,)
+    positions : 0, 1, ... (K,).   Where a value is NaN, all of its row become NaN: the largest is not known
     """
-    is_largest = values == np.max(values, axis=-1, keepdims=True)
-    first = np.min(np.where(is_largest, positions, values.shape[-1]), axis=-1, keepdims=True)
-    return (positions == first).astype(values.dtype)
+    largest = np.max(values, axis=-1, keepdims=True)
+    first = np.min(np.where(values == largest, positions, values.shape[-1]), axis=-1, keepdims=True)
+    return (positions == first) + 0 * largest
 
 
 class UniformCodes(Prior):

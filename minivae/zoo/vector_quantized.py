@@ -31,6 +31,7 @@ import numpy as np
 from ..arguments import integer, number
 from ..errors import MiniVAEError, shown
 from ..model.gaussian import LOG_VAR_MIN
+from ..model.inference import finite
 from ..model.parameters import within
 from ..model.posteriors import Posterior
 from ..model.vae import VAE, check_vae
@@ -182,4 +183,4 @@ def codebook_use(vae: VAE, x: np.ndarray, y: np.ndarray | None = None) -> Codebo
         s = vae._encode(vae._params, batch, labels).reshape(-1, posterior.width)
         (_, chosen), _ = quantize(s, params["codebook"], params["positions"])
         counts = counts + vae.backend.to_host(np.sum(chosen, axis=0)).astype(np.float64)
-    return CodebookUse(np.rint(counts).astype(np.int64))
+    return CodebookUse(np.rint(finite("the choice of entries", counts)).astype(np.int64))
