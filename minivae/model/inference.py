@@ -194,8 +194,12 @@ class Inference:
     @unwarned
     def log_prior(self, z: np.ndarray) -> np.ndarray:
         """log p(z) of z (N, D), a NumPy array (N,), nats."""
-        log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(self._check_z(z), self.dtype))
-        return finite("log p(z)", np.array(self.backend.to_host(log_pz)))
+        z, of_prior, log_pzs = self._check_z(z), self._of_prior(), []
+        for start in range(0, len(z), self.inference_rows):
+            rows = self.backend.asarray(z[start : start + self.inference_rows], self.dtype)
+            log_pz, _ = self.prior.log_prob(of_prior, rows)
+            log_pzs.append(np.array(self.backend.to_host(log_pz)))
+        return finite("log p(z)", np.concatenate(log_pzs))
 
     def draw_prior(self, n, rng):
         """n draws of z from the prior, (n, D), by a NumPy generator."""

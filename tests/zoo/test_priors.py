@@ -233,6 +233,16 @@ def test_log_prior_and_its_input():
             ask()
 
 
+def test_log_prior_asks_about_a_batch_at_a_time(monkeypatch):
+    vae = mv.mlp(4, 2, (5,), prior=mv.VampPrior(2, 4, 6), dtype="float64")
+    z, seen, log_prob = np.random.default_rng(0).standard_normal((50, 2)), [], mv.VampPrior.log_prob
+    whole = vae.log_prior(z)
+    monkeypatch.setattr(mv.VampPrior, "log_prob", lambda *args: seen.append(len(args[2])) or log_prob(*args))
+    vae.inference_rows = 20
+    np.testing.assert_allclose(vae.log_prior(z), whole, rtol=1e-12)
+    assert seen == [20, 20, 10]
+
+
 def test_pseudo_inputs_are_encoded_without_dropout():
     encoder = [mv.Dropout(0.9), mv.Dense(4, 4)]
     vae = mv.VAE(encoder, [mv.Dense(2, 4)], prior=mv.VampPrior(2, 4, 3), dtype="float64")
