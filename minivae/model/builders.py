@@ -109,17 +109,14 @@ def _parts(options):
 
 def _n_stats(posterior, latent):
     """How many numbers the encoder gives."""
-    n_stats = next((n for n in range(latent, 20 * latent + 1000) if _fits(posterior, n, latent)), None)
-    if n_stats is None:
-        raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions")
-    return n_stats
-
-
-def _fits(posterior, n_stats, latent):
-    try:
-        return posterior.latent_dim(n_stats) == latent
-    except MiniVAEError:
-        return False
+    reason = ""
+    for n in range(latent, 20 * latent + 1000):
+        try:
+            if posterior.latent_dim(n) == latent:
+                return n
+        except MiniVAEError as error:
+            reason = reason or f": {error}"
+    raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions{reason}")
 
 
 def _check_sizes(name, **sizes):

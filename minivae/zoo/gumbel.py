@@ -140,7 +140,7 @@ class GumbelSoftmax(Posterior):
         if stats_dim % self.categories:
             raise MiniVAEError(
                 f"GumbelSoftmax: the encoder's last layer should give (B, V K), {self.categories} logits for each of V "
-                f"variables; got (B, {stats_dim})"
+                f"variables; got (B, {stats_dim}): make it a multiple of {self.categories}"
             )
         return stats_dim
 

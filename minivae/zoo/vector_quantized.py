@@ -119,7 +119,7 @@ class VectorQuantized(Posterior):
         if stats_dim % self.width:
             raise MiniVAEError(
                 f"VectorQuantized: the encoder's last layer should give (B, V d), vectors of width d = {self.width}; "
-                f"got (B, {stats_dim})"
+                f"got (B, {stats_dim}): make it a multiple of {self.width}"
             )
         return stats_dim
 

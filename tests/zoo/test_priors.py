@@ -288,6 +288,11 @@ def test_training_lowers_the_loss_and_a_learned_prior_helps():
         (lambda: mv.MixturePrior(2.0), "MixturePrior: dim should be an integer of at least 1, got 2.0"),
         (lambda: mv.StandardNormal(0), "StandardNormal: dim should be"),
         (lambda: mv.FlowPrior([]), "FlowPrior: flows should be a list"),
+        (lambda: mv.FlowPrior(None), "FlowPrior: flows should be a list of .*, got None"),
+        (
+            lambda: mv.FlowPrior(mv.InverseAutoregressive(2, 3)),
+            "FlowPrior: flows should be a list of .*, got InverseAut",
+        ),
         (
             lambda: mv.FlowPrior([mv.Planar(2)]),
             "which can be gone through backwards.*got Planar",
