@@ -212,7 +212,7 @@ class Sequential(Composite, Layer):
             if not isinstance(layer, Layer):
                 raise MiniVAEError(f"Sequential: layer {i} should be a layer such as Dense, got {named(layer)}")
         self.input_shape = next((layer.input_shape for layer in self.layers if layer.input_shape), None)
-        self.fills_nan = any(layer.fills_nan for layer in self.layers)
+        self.fills_nan = self.layers[0].fills_nan  # behind a layer that doesn't, a row with a gap is all NaN
 
     def parts(self):
         return {str(i): layer for i, layer in enumerate(self.layers)}

@@ -95,14 +95,14 @@ class Observed(Composite, Likelihood):
             seen, n = values == values, B * values.shape[1]  # a NaN is not itself
             one_by_one = np.where(seen, values, 0).reshape(n, 1), parameters.reshape(L, n, -1)
             log_p, log_p_backward = likelihood.log_prob(within(params, name), *one_by_one)
-            log_px = log_px + np.sum(log_p.reshape(L, *values.shape) * seen, axis=-1)
+            log_px = log_px + np.sum(np.where(seen, log_p.reshape(L, *values.shape), 0), axis=-1)
             backward_passes[name] = seen, log_p_backward
 
         def backward(dlog_px):
             douts, grads = [], {}
             for name, (seen, log_p_backward) in backward_passes.items():
                 dout, grads[name] = log_p_backward((dlog_px[..., None] * seen).reshape(L, -1))
-                douts.append(dout.reshape(L, B, -1))
+                douts.append(np.where(seen.reshape(-1, 1), dout, 0).reshape(L, B, -1))
             return np.concatenate(douts, axis=-1), joined(grads)
 
         return log_px, backward

@@ -84,6 +84,22 @@ def test_without_gaps_it_is_the_likelihood_itself():
         np.testing.assert_allclose(observed_backward(plain)[0], backward(plain)[0])
 
 
+class LogNormal(mv.Likelihood):
+    """log x from N(out, 1): no density, and no slope, at the 0 that stands for a gap."""
+
+    def log_prob(self, params, x, out):
+        residual = np.log(x) - out
+        return -0.5 * np.sum(residual**2, axis=-1), lambda dlog_px: (dlog_px[..., None] * residual, {})
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_density_may_be_infinite_where_gaps_are():
+    likelihood, out = mv.Observed([(LogNormal(), 2)]), np.zeros((1, 2, 2))
+    log_px, backward = likelihood.log_prob({}, np.array([[np.e, np.nan], [np.nan, np.nan]]), out)
+    np.testing.assert_allclose(log_px, [[-0.5, 0]])
+    np.testing.assert_allclose(backward(np.ones((1, 2)))[0], [[[1, 0], [0, 0]]])
+
+
 def test_a_gap_gives_no_gradient():
     likelihood, x = mv.Observed(table_columns()), table_rows(6, gaps=0)
     x[:, 1:4] = np.nan
@@ -320,6 +336,14 @@ def filled_only():
         (lambda: filled_only().evaluate(np.full((2, 3), np.nan)), "leave out what is NaN, with .* Observed columns"),
         (
             lambda: mv.mlp(3, likelihood=mv.Observed([(mv.Gaussian(), 3)])).evaluate(np.full((2, 3), np.nan)),
+            "leave out what is NaN, with ZeroFilled in the encoder",
+        ),
+        (
+            lambda: mv.VAE(
+                [mv.Dense(3, 3), mv.ZeroFilled([(mv.Gaussian(), 3)]), mv.Dense(3, 4)],
+                [mv.Dense(2, 3)],
+                mv.Observed([(mv.Gaussian(), 3)]),
+            ).encode(np.full((2, 3), np.nan)),
             "leave out what is NaN, with ZeroFilled in the encoder",
         ),
         (lambda: mv.impute(mv.mlp(3), np.zeros((2, 3))), "should have an Observed likelihood, got Bernoulli"),

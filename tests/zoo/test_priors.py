@@ -291,7 +291,7 @@ def test_training_lowers_the_loss_and_a_learned_prior_helps():
         (lambda: mv.FlowPrior(None), "FlowPrior: flows should be a list of .*, got None"),
         (
             lambda: mv.FlowPrior(mv.InverseAutoregressive(2, 3)),
-            "FlowPrior: flows should be a list of .*, got InverseAut",
+            "should be a list of .*, got InverseAut",
         ),
         (
             lambda: mv.FlowPrior([mv.Planar(2)]),
