@@ -106,6 +106,17 @@ def test_narrow_components_keep_their_density_in_float32():
     np.testing.assert_allclose(mixture_log_prob(*single)[0], mixture_log_prob(*doubled)[0], rtol=1e-5)
 
 
+def test_narrow_components_far_apart_keep_their_gradients_in_float32():
+    rng = np.random.default_rng(0)
+    mu = 30 * rng.standard_normal((8, 3))
+    z, log_var, log_w = np.repeat(mu, 20, axis=0), np.full((8, 3), -6.0), np.full(8, -np.log(8))
+    z = z + np.exp(-3) * rng.standard_normal(z.shape)
+    given = [values.astype(np.float32) for values in (z, mu, log_var, log_w)]
+    gradients = [mixture_log_prob(*(a.astype(d) for a in given))[1](np.ones(160, d)) for d in ("f4", "f8")]
+    for rounded, exact in zip(*gradients, strict=True):
+        np.testing.assert_allclose(rounded, exact, atol=1e-3 * np.abs(exact).max())
+
+
 def test_a_vampprior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs():
     prior, params = vamp()
     z = np.random.default_rng(0).normal(0, 2, (7, 2))
