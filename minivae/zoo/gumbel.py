@@ -101,8 +101,8 @@ class UniformCodes(Prior):
     """
 
     def __init__(self, dim: int, categories: int) -> None:
-        self._check_counts(dim=dim, categories=categories)
-        self.dim, self.categories = int(dim), int(categories)
+        self.dim = integer("UniformCodes: dim", dim)
+        self.categories = integer("UniformCodes: categories", categories)
         if self.dim % self.categories:
             raise MiniVAEError(f"UniformCodes: dim should be a multiple of categories={categories}, got {dim}")
         self.variables = self.dim // self.categories

@@ -8,6 +8,7 @@ VampPrior", section 5, where it is the "MoG prior" of the comparison.
 
 import numpy as np
 
+from ..arguments import integer
 from ..model.gaussian import LOG_2PI, hold
 from ..model.priors import Prior
 
@@ -73,8 +74,8 @@ class MixturePrior(Prior):
     """
 
     def __init__(self, dim: int, components: int = 10) -> None:
-        self._check_counts(dim=dim, components=components)
-        self.dim, self.components = int(dim), int(components)
+        self.dim = integer("MixturePrior: dim", dim)
+        self.components = integer("MixturePrior: components", components)
 
     def shapes(self):
         return {"mu": (self.components, self.dim), "log_var": (self.components, self.dim), "logits": (self.components,)}

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from ..arguments import integer
 from ..model.gaussian import hold
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import Prior
@@ -35,8 +36,8 @@ class VampPrior(Prior):
     """
 
     def __init__(self, dim: int, n_inputs: int, components: int = 500) -> None:
-        self._check_counts(dim=dim, n_inputs=n_inputs, components=components)
-        self.dim, self.n_inputs, self.components = int(dim), int(n_inputs), int(components)
+        self.dim, self.n_inputs = integer("VampPrior: dim", dim), integer("VampPrior: n_inputs", n_inputs)
+        self.components = integer("VampPrior: components", components)
 
     def shapes(self):
         return {"u": (self.components, self.n_inputs)}

@@ -73,8 +73,8 @@ class CodebookPrior(UniformCodes):
     of_posterior = True
 
     def __init__(self, dim: int, categories: int, width: int) -> None:
-        self._check_counts(dim=dim, categories=categories, width=width)
-        self.dim, self.categories, self.width = int(dim), int(categories), int(width)
+        self.dim, self.width = integer("CodebookPrior: dim", dim), integer("CodebookPrior: width", width)
+        self.categories = integer("CodebookPrior: categories", categories)
         if self.dim % self.width:
             raise MiniVAEError(f"CodebookPrior: dim should be a multiple of width={width}, got {dim}")
         self.variables = self.dim // self.width

@@ -298,6 +298,7 @@ def test_training_lowers_the_loss_and_a_learned_prior_helps():
         (lambda: mv.VampPrior(2, 4, 0), "VampPrior: components should be an integer of at least 1, got 0"),
         (lambda: mv.MixturePrior(2.0), "MixturePrior: dim should be an integer of at least 1, got 2.0"),
         (lambda: mv.StandardNormal(0), "StandardNormal: dim should be"),
+        (lambda: mv.StandardNormal(True), "StandardNormal: dim should be an integer of at least 1, got True"),
         (lambda: mv.FlowPrior([]), "FlowPrior: flows should be a list"),
         (lambda: mv.FlowPrior(None), "FlowPrior: flows should be a list of .*, got None"),
         (
