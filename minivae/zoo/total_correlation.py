@@ -27,13 +27,12 @@ import numpy as np
 from ..arguments import integer, number
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError, shown
-from ..model.gaussian import LOG_2PI, standard_normal_log_prob
+from ..model.gaussian import LOG_2PI, gaussian_log_prob_of_sample, standard_normal_log_prob
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.regularisers import Regulariser
 from ..model.vae import VAE, check_vae
 from ..randomness import EVALUATION_NOISE, generator
-from .two_layers import gaussian_log_prob_of_sample
 
 VALUES = 1 << 22  # of log q(z_nd given x_j) at a time, outside training
 

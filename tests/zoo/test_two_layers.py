@@ -6,7 +6,7 @@ from scipy import special, stats
 from truths.parts import params_of
 
 import minivae as mv
-from minivae.zoo.two_layers import gaussian_log_prob_of_sample
+from minivae.model.gaussian import gaussian_log_prob_of_sample
 
 X = np.random.default_rng(0).random((5, 4))
 
