@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..arguments import integer, one_of
-from ..errors import MiniVAEError, named
+from ..errors import MiniVAEError, named, rows_of
 from .parameters import Composite, Part, joined, within
 
 # ------------------------------------------------------------------------------------------------------ Dense
@@ -144,12 +144,13 @@ class Dense(Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            got = ", ".join(map(str, ("B", *input_shape)))
             hint = ""
             if input_shape == (2 * self.n_in,):
                 hint = ": did you pass the statistics (mu, log_var) instead of z?"
             kind = type(self).__name__
-            raise MiniVAEError(f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got ({got}){hint}")
+            raise MiniVAEError(
+                f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got {rows_of(input_shape)}{hint}"
+            )
         return (self.n_out,)
 
     def forward(self, params, x):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..arguments import integer, number
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, rows_of, shown
 from .layers import Activation, Layer
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -141,8 +141,7 @@ class LayerNorm(Layer):
 
     def output_shape(self, input_shape):
         if input_shape[-1] != self.n:
-            got = ", ".join(map(str, ("B", *input_shape)))
-            raise MiniVAEError(f"LayerNorm({self.n}) expects (B, ..., {self.n}), got ({got})")
+            raise MiniVAEError(f"LayerNorm({self.n}) expects (B, ..., {self.n}), got {rows_of(input_shape)}")
         return input_shape
 
     def forward(self, params, x):

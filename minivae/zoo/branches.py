@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, rows_of, shown
 from ..model.layers import Layer, Sequential
 from ..model.parameters import Composite, joined, within
 
@@ -18,7 +18,7 @@ def known_widths(name, network: Layer) -> tuple[int, int]:
     except MiniVAEError as error:
         raise MiniVAEError(f"{name}: {error}") from error
     if len(made) != 1:
-        raise MiniVAEError(f"{name} should give rows of numbers, not of shape {made}: end it with Flatten()")
+        raise MiniVAEError(f"{name} should give rows of numbers, got {rows_of(made)}: end it with Flatten()")
     return network.input_shape[0], made[0]
 
 
@@ -55,8 +55,7 @@ class SideBySide(Composite, Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            got = ", ".join(map(str, ("B", *input_shape)))
-            raise MiniVAEError(f"SideBySide expects (B, {self.input_shape[0]}), got ({got})")
+            raise MiniVAEError(f"SideBySide expects (B, {self.input_shape[0]}), got {rows_of(input_shape)}")
         return (self.n_out,)
 
     def forward(self, params, x):

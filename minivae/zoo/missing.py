@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..arguments import integer
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, rows_of, shown
 from ..model.layers import Layer
 from ..model.likelihoods import Categorical, Likelihood, log_softmax
 from ..model.parameters import Composite, joined, within
@@ -178,9 +178,8 @@ class ZeroFilled(Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            got = ", ".join(map(str, ("B", *input_shape)))
-            raise MiniVAEError(f"ZeroFilled expects (B, {self.input_shape[0]}), got ({got})")
-        return (sum(n * getattr(likelihood, "levels", 1) for likelihood, n in self.columns),)
+            raise MiniVAEError(f"ZeroFilled expects (B, {self.input_shape[0]}), got {rows_of(input_shape)}")
+        return (sum(n * (of.levels if isinstance(of, Categorical) else 1) for of, n in self.columns),)
 
     def forward(self, params, x):
         self.output_shape(x.shape[1:])

@@ -112,7 +112,10 @@ def test_a_residual_block_broadcasts_nothing():
         (lambda: mv.SideBySide([[mv.Tanh()]]), "SideBySide: network 0 should begin with a layer of known width"),
         (lambda: mv.SideBySide([]), r"at least one network, got \[\]"),
         (lambda: mv.SideBySide(mv.Dense(2, 3)), r"a list of at least one network, got Dense\(2, 3"),
-        (lambda: mv.SideBySide([[mv.Dense(2, 4), mv.Reshape((2, 2, 1))]]), r"network 0 should give rows .*\(2, 2, 1\)"),
+        (
+            lambda: mv.SideBySide([[mv.Dense(2, 4), mv.Reshape((2, 2, 1))]]),
+            r"network 0 should give rows .*, got \(B, 2, 2, 1\)",
+        ),
         (lambda: mv.WithInput([mv.Dense(2, 4), mv.Reshape((2, 2, 1))]), "layers should give rows .* Flatten"),
         (lambda: mv.SideBySide([[mv.Dense(2, 3)], [mv.Dense(2, 3), mv.Dense(2, 3)]]), r"network 1: Dense\(2, 3\) exp"),
         (lambda: mv.SideBySide([[mv.Dense(2, 3)]]).output_shape((3,)), r"SideBySide expects \(B, 2\), got \(B, 3\)"),
