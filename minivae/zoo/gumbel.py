@@ -9,8 +9,8 @@ noise from Gumbel(0, 1): if T_k is exponential with rate p_k, the least of all T
 
 As the temperature t falls to 0, z tends to the one-hot draw, its gradient's mean to the exact one, and its gradient's
 variance to infinity. At a t above 0 the gradient is that of another model, whose decoder sees soft codes. So it is
-trained on soft codes, and all that comes after training, `evaluate`, `log_likelihood`, `sample`, is of one-hot ones:
-the ELBO of the model with discrete codes, a true bound.
+trained on soft codes, and `evaluate`, `log_likelihood` and `sample` are of one-hot ones: the ELBO of the model with
+discrete codes, a true bound.
 
 The KL against the uniform prior is a sum over the K categories of each variable:
 
@@ -122,7 +122,8 @@ class GumbelSoftmax(Posterior):
     categories  : K; what the encoder gives should be a multiple of it
     temperature : t of `gumbel_softmax`
 
-    `encode` gives the mean of the one-hot z, which are the probabilities p, and the log of their variance p (1 - p).
+    `encode` gives the mean of the one-hot z, which are the probabilities p, and the log of their variance p (1 - p);
+    `reconstruct` decodes that mean, or with noise `eps` one-hot draws.
     """
 
     has_analytic_kl = trains_otherwise = True

@@ -29,7 +29,8 @@ class VampPrior(Prior):
 
     Parameter u (K, n_inputs). What the encoder sees of it is held within [0, 1], where pixels lie; the gradient of a
     value outside is 0. u starts at N(0.05, 0.01^2), nearly black images, as in the authors' programs for MNIST; where
-    it should start at examples, load them: `vae.parameters.load(vae.parameters.to_host() | {"prior.u": x[:K]})`.
+    it should start at K rows u of examples as the model sees them, x[:K], or x[:K] / 255 of uint8 pixels, load them:
+    `vae.parameters.load(vae.parameters.to_host() | {"prior.u": u})`.
 
     The gradient of log p(z) reaches the encoder's weights twice: by z, and by the K components. The model needs a
     posterior whose statistics begin with a diagonal Gaussian's, and no classes.
