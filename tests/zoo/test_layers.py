@@ -114,7 +114,7 @@ def test_a_residual_block_broadcasts_nothing():
         (lambda: mv.SideBySide(mv.Dense(2, 3)), r"a list of at least one network, got Dense\(2, 3"),
         (
             lambda: mv.SideBySide([[mv.Dense(2, 4), mv.Reshape((2, 2, 1))]]),
-            r"network 0 should give rows .*, got \(B, 2, 2, 1\)",
+            r"network 0 .*, got \(B, 2, 2, 1\)",
         ),
         (lambda: mv.WithInput([mv.Dense(2, 4), mv.Reshape((2, 2, 1))]), "layers should give rows .* Flatten"),
         (lambda: mv.SideBySide([[mv.Dense(2, 3)], [mv.Dense(2, 3), mv.Dense(2, 3)]]), r"network 1: Dense\(2, 3\) exp"),
