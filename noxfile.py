@@ -17,6 +17,13 @@ def tests(session):
     session.run("pytest", *session.posargs)
 
 
+@nox.session(default=False)
+def oldest(session):
+    """The tests of what is written and read, with the oldest NumPy that setup.cfg allows."""
+    session.install(".[test]", "numpy==2.0.*")
+    session.run("pytest", *(session.posargs or ("tests/storage", "tests/training", "tests/data")))
+
+
 @nox.session
 def lint(session):
     """Faults and formatting that ruff finds."""

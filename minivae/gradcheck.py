@@ -345,7 +345,7 @@ def check_bound(backend, bound, name, kl_shape, L=3, B=4):
     return compare(name, backend, function, arrays, {"beta": np.full(1, 0.7)})
 
 
-def check_vae(backend, name, L, limit=None, make=VAE, x=None, **parts):
+def check_whole(backend, name, L, limit=None, make=VAE, x=None, **parts):
     """A small VAE as a whole, or at most `limit` entries of each of its parameters; `make` takes its parts.
 
     x : five examples, where not any pixels will do
@@ -597,32 +597,34 @@ def checks():
         "ELBO": lambda b: check_bound(b, bounds.elbo, "elbo, analytic KL", (4,)),
         "ELBO samples": lambda b: check_bound(b, bounds.elbo, "elbo, Monte-Carlo KL", (3, 4)),
         "ImportanceWeighted": lambda b: check_bound(b, bounds.importance_weighted, "importance_weighted", (3, 4)),
-        "VAE L=1": lambda b: check_vae(b, "VAE, L = 1", 1),
-        "VAE L=3": lambda b: check_vae(b, "VAE, L = 3", 3),
-        "VAE Monte-Carlo KL": lambda b: check_vae(b, "VAE, Monte-Carlo KL, L = 3", 3, kl="monte-carlo"),
-        "VAE importance-weighted": lambda b: check_vae(b, "VAE, importance-weighted", 3, bound=ImportanceWeighted()),
-        "VAE flows": lambda b: check_vae(
+        "VAE L=1": lambda b: check_whole(b, "VAE, L = 1", 1),
+        "VAE L=3": lambda b: check_whole(b, "VAE, L = 3", 3),
+        "VAE Monte-Carlo KL": lambda b: check_whole(b, "VAE, Monte-Carlo KL, L = 3", 3, kl="monte-carlo"),
+        "VAE importance-weighted": lambda b: check_whole(b, "VAE, importance-weighted", 3, bound=ImportanceWeighted()),
+        "VAE flows": lambda b: check_whole(
             b, "VAE, planar flow", 2, limit=8, posterior=FlowPosterior([Planar(3)]), bound=ImportanceWeighted()
         ),
-        "VAE free bits": lambda b: check_vae(b, "VAE, free bits", 2, limit=8, free_bits=0.3),
-        "VAE mixture prior": lambda b: check_vae(b, "VAE, mixture prior, L = 2", 2, limit=8, prior=MixturePrior(3, 4)),
-        "VAE VampPrior": lambda b: check_vae(b, "VAE, VampPrior", 1, limit=8, prior=VampPrior(3, 12, 4)),
-        "VAE VampPrior importance-weighted": lambda b: check_vae(
+        "VAE free bits": lambda b: check_whole(b, "VAE, free bits", 2, limit=8, free_bits=0.3),
+        "VAE mixture prior": lambda b: check_whole(
+            b, "VAE, mixture prior, L = 2", 2, limit=8, prior=MixturePrior(3, 4)
+        ),
+        "VAE VampPrior": lambda b: check_whole(b, "VAE, VampPrior", 1, limit=8, prior=VampPrior(3, 12, 4)),
+        "VAE VampPrior importance-weighted": lambda b: check_whole(
             b, "VAE, VampPrior, importance-weighted", 3, 8, prior=VampPrior(3, 12, 2), bound=ImportanceWeighted()
         ),
-        "VAE flow prior": lambda b: check_vae(b, "VAE, flow prior, L = 2", 2, limit=8, prior=flow_prior()),
-        "VAE two layers": lambda b: check_vae(b, "VAE, two layers, L = 2", 2, 8, small_two_layers()),
-        "VAE two layers VampPrior": lambda b: check_vae(
+        "VAE flow prior": lambda b: check_whole(b, "VAE, flow prior, L = 2", 2, limit=8, prior=flow_prior()),
+        "VAE two layers": lambda b: check_whole(b, "VAE, two layers, L = 2", 2, 8, small_two_layers()),
+        "VAE two layers VampPrior": lambda b: check_whole(
             b, "VAE, two layers, VampPrior, L = 2", 2, 8, small_two_layers(VampPrior(3, 12, 4))
         ),
-        "VAE MMD": lambda b: check_vae(b, "VAE, MMD, L = 2", 2, limit=8, regulariser=MMD(5.0)),
-        "VAE BetaTC": lambda b: check_vae(
+        "VAE MMD": lambda b: check_whole(b, "VAE, MMD, L = 2", 2, limit=8, regulariser=MMD(5.0)),
+        "VAE BetaTC": lambda b: check_whole(
             b, "VAE, BetaTC, importance-weighted", 3, 8, regulariser=BetaTC(9, 3.0), bound=ImportanceWeighted()
         ),
-        "VAE Gumbel-softmax": lambda b: check_vae(
+        "VAE Gumbel-softmax": lambda b: check_whole(
             b, "VAE, Gumbel-softmax, L = 2", 2, 8, posterior=GumbelSoftmax(3), **discrete_networks()
         ),
-        "VAE with gaps": lambda b: check_vae(
+        "VAE with gaps": lambda b: check_whole(
             b,
             "VAE, columns of three kinds with gaps",
             3,
@@ -630,13 +632,13 @@ def checks():
             lambda **o: miwae(table_columns(), 2, (4,), **o),
             table_rows(5),
         ),
-        "VAE implicit": lambda b: check_vae(b, "VAE, implicit posterior, L = 2", 2, **implicit_networks()),
-        "VAE implicit, not adaptive": lambda b: check_vae(
+        "VAE implicit": lambda b: check_whole(b, "VAE, implicit posterior, L = 2", 2, **implicit_networks()),
+        "VAE implicit, not adaptive": lambda b: check_whole(
             b, "VAE, implicit posterior, not adaptive", 1, **implicit_networks(False)
         ),
-        "VAE Gaussian": lambda b: check_vae(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
-        "VAE conditional": lambda b: check_vae(b, "VAE, conditional, L = 2", 2, **conditional_networks()),
-        "VAE convolutional": lambda b: check_vae(b, "VAE, convolutional", 2, **conv_networks()),
+        "VAE Gaussian": lambda b: check_whole(b, "VAE, Gaussian likelihood", 1, likelihood=Gaussian(0.3)),
+        "VAE conditional": lambda b: check_whole(b, "VAE, conditional, L = 2", 2, **conditional_networks()),
+        "VAE convolutional": lambda b: check_whole(b, "VAE, convolutional", 2, **conv_networks()),
     }
 
 

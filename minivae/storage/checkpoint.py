@@ -183,7 +183,7 @@ def write(path, arrays, record):
     text = json.dumps(record | {"crc32": _crc32(record, arrays)})
     if os.fspath(path).endswith(".npz"):
         with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, **arrays, **{RECORD: np.array(text)})
+            np.savez(file, **arrays, **{RECORD: np.array(text)})
     else:
         from safetensors.numpy import save as to_bytes
 

@@ -12,6 +12,7 @@ from ..arguments import path as check_path
 from ..files import check_writable
 from ..model.bounds import ELBO
 from ..model.likelihoods import Gaussian
+from .state import BEST, BEST_WEIGHTS
 
 
 class Run:
@@ -55,26 +56,26 @@ class EarlyStopping:
         self.patience = integer("EarlyStopping: patience", patience)
 
     def begin(self, run):
-        if "best" not in run.kept:
+        if BEST not in run.kept:
             self._keep(run, math.inf)
         self._stop_if_over(run)
 
     def __call__(self, run: Run) -> None:
-        _, loss, beta = run.kept["best"]
+        _, loss, beta = run.kept[BEST]
         if run.history[-1]["val_loss"] < loss or run.vae.beta != beta:
             self._keep(run, run.history[-1]["val_loss"])
         self._stop_if_over(run)
 
     def end(self, run):
-        run.vae.parameters.flat[...] = run.kept["best_weights"]
-        run.history.best_epoch = run.kept["best"][0]
+        run.vae.parameters.flat[...] = run.kept[BEST_WEIGHTS]
+        run.history.best_epoch = run.kept[BEST][0]
 
     def _keep(self, run, loss):
-        run.kept["best"] = [run.epoch, loss, run.vae.beta]
-        run.kept["best_weights"] = run.vae.parameters.flat.copy()
+        run.kept[BEST] = [run.epoch, loss, run.vae.beta]
+        run.kept[BEST_WEIGHTS] = run.vae.parameters.flat.copy()
 
     def _stop_if_over(self, run):
-        if run.epoch - run.kept["best"][0] >= self.patience:
+        if run.epoch - run.kept[BEST][0] >= self.patience:
             run.stop()
 
 

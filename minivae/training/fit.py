@@ -398,7 +398,8 @@ def _check_arguments(optimizer, patience, x_val, schedules, checkpoint):
 def ctrl_c():
     """Yields a function that says whether Ctrl-C was pressed; pressed a second time, it interrupts at once.
 
-    In a thread other than the main one, which gets no signals, Ctrl-C is left as it is.
+    In a thread other than the main one, which gets no signals, and where C code handles it, which could not be given
+    it back, Ctrl-C is left as it is.
     """
     pressed = []
 
@@ -407,7 +408,7 @@ def ctrl_c():
             raise KeyboardInterrupt
         pressed.append(True)
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, handle)

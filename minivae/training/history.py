@@ -39,8 +39,12 @@ class History(list):
         table = self._table()
         return html_table(table, ">" * len(table[0]), self._notes())
 
+    def _columns(self):
+        """The names of all columns; a callback may add to some rows only."""
+        return list(dict.fromkeys(name for row in self for name in row))
+
     def _table(self):
-        columns = list(dict.fromkeys(name for row in self for name in row))
+        columns = self._columns()
         lines = [[_cell(row, name) for name in columns] for row in self]
         if len(lines) > HEAD_ROWS + TAIL_ROWS + 1:
             lines[HEAD_ROWS:-TAIL_ROWS] = [["..."] * len(columns)]
@@ -57,9 +61,10 @@ class History(list):
         validation = text("History.save_csv: validation", validation)
         lines = io.StringIO(newline="")
         writer = csv.writer(lines, lineterminator="\n")
+        columns = self._columns()
         if self:
-            writer.writerow(name.replace("val_", validation + "_") for name in self[0])
-        writer.writerows(row.values() for row in self)
+            writer.writerow(name.replace("val_", validation + "_") for name in columns)
+        writer.writerows([row.get(name, "") for name in columns] for row in self)
         with atomic_write(path) as file:
             file.write(lines.getvalue().encode())
 

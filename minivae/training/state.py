@@ -1,5 +1,6 @@
 """A training: the arrays that it changes, how far it has come, and how a checkpoint keeps it."""
 
+import json
 import math
 import os
 import sys
@@ -18,6 +19,7 @@ from .history import History
 from .step import Step
 
 KEPT = "kept."  # before the names of callbacks' arrays in a checkpoint
+BEST, BEST_WEIGHTS = "EarlyStopping.best", "EarlyStopping.best_weights"  # what early stopping keeps
 
 
 class Training:
@@ -202,7 +204,7 @@ class Training:
         of_callbacks = {name: value for name, value in self.kept.items() if getattr(value, "ndim", 0)}
         numbers = {"history": list(self.history), "done": self.done, "seconds": self.seconds, "stopped": self.stopped}
         numbers |= {"beta": self.vae.beta, "lr": self.lr, "before": self.before}
-        numbers["kept"] = {name: value for name, value in self.kept.items() if name not in of_callbacks}
+        numbers["kept"] = {name: _plain(name, value) for name, value in self.kept.items() if name not in of_callbacks}
         arrays = self._arrays() | {KEPT + name: array for name, array in of_callbacks.items()}
         arrays = {name: self.vae.backend.to_host(array) for name, array in arrays.items()}
         checkpoint.save(self.vae, path, arrays, settings=self.settings, training=numbers)
@@ -222,8 +224,8 @@ class Training:
         numbers = record["training"]
         _check_numbers(path, numbers, self.n_steps)
         if "best" in numbers and "best" in arrays:  # as version 0.1 kept what early stopping needs
-            arrays[KEPT + "best_weights"], numbers["kept"] = arrays.pop("best"), {"best": numbers["best"]}
-        known = own | ({KEPT + "best_weights": self.vae.parameters.flat} if "best" in numbers.get("kept", {}) else {})
+            arrays[KEPT + BEST_WEIGHTS], numbers["kept"] = arrays.pop("best"), {BEST: numbers["best"]}
+        known = own | ({KEPT + BEST_WEIGHTS: self.vae.parameters.flat} if BEST in numbers.get("kept", {}) else {})
         others = {name for name in arrays if name.startswith(KEPT) and name not in known}
         _check_arrays(path, {name: array for name, array in arrays.items() if name not in others}, known)
         self.vae.parameters.load(weights)
@@ -237,6 +239,17 @@ class Training:
         self.done, self.seconds, self.stopped = numbers["done"], numbers["seconds"], numbers.get("stopped", False)
         self.vae.beta, self.lr, self.before = numbers["beta"], numbers["lr"], numbers.get("before", 0)
         self._count_epochs()
+
+
+def _plain(name, value):
+    """What a callback keeps, as JSON can hold it; a number of NumPy's becomes Python's."""
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        fix = "keep numbers, text, lists and dicts of these, None, or an array"
+        raise MiniVAEError(f"a callback's run.kept[{name!r}] cannot be kept in a checkpoint: {error}; {fix}") from error
+    return value
 
 
 def _copied(backend, host):
@@ -282,12 +295,11 @@ def _check_numbers(path, numbers, n_steps):
     def is_history(value):
         rows = isinstance(value, list) and all(isinstance(row, dict) and row.keys() >= {"train_loss"} for row in value)
         return rows and all(
-            row.get("epoch") == i and row.keys() == value[0].keys() and all(map(is_number, row.values()))
-            for i, row in enumerate(value, 1)
+            row.get("epoch") == i and all(map(is_number, row.values())) for i, row in enumerate(value, 1)
         )
 
     def is_kept(value):  # by callbacks, among them EarlyStopping
-        best = value.get("best", [0, 0.0, 0.0]) if isinstance(value, dict) else None
+        best = value.get(BEST, [0, 0.0, 0.0]) if isinstance(value, dict) else None
         return isinstance(best, list) and len(best) == 3 and all(isinstance(x, (int, float)) for x in best)
 
     expected = {
@@ -298,7 +310,7 @@ def _check_numbers(path, numbers, n_steps):
         "lr": (lambda lr: is_number(lr) and lr > 0, "a positive number"),
         "before": (lambda before: is_count(before) and before >= 0, "a number of epochs of at least 0"),
         "stopped": (lambda stopped: isinstance(stopped, bool), "true or false"),
-        "kept": (is_kept, "an object whose best, if any, are three numbers"),
+        "kept": (is_kept, f"an object whose {BEST!r}, if any, is three numbers"),
     }
     if not isinstance(numbers, dict):
         raise MiniVAEError(f"{path} cannot be resumed: its training should be an object, got {numbers!r:.60}")

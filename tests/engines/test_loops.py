@@ -694,6 +694,22 @@ def test_little_work_is_shared_out_only_where_nobody_waits_for_it():
     assert [instruction.join for instruction in list_] == [True, False, True]
 
 
+@pytest.mark.parametrize("shape, flat, with_gaps", [
+    ((40, 30), [0, 390, 780, 1200], [0, 13, 26, 40]),  # by rows, whether a loop has a row in a pass or a value
+    ((2, 7, 30), [0, 120, 270, 420], [0, 4, 9, 14]),  # few samples: by the rows of both
+    ((24, 3, 5), [0, 120, 240, 360], [0, 24, 48, 72]),
+    ((23, 3, 5), [0, 115, 230, 345], [0, 23, 46, 69]),
+    ((2, 30), [0, 20, 40, 60], [0, 0, 1, 2]),  # fewer rows than threads
+    ((100,), [0, 33, 66, 100], [0, 33, 66, 100]),
+])  # fmt: skip
+def test_all_loops_over_a_batch_give_a_thread_the_same_rows(shape, flat, with_gaps):
+    """A thread goes on with the rows that it made itself, and waits for no other."""
+    arrays = {"x": normal(*shape), "y": normal(*shape), "z": normal(*shape[:-1], shape[-1] + 1)}
+    (of_x,) = compiled(lambda a: {"x": a["x"] * 2}, arrays, 3).instructions
+    (of_z,) = compiled(lambda a: {"y": a["z"][..., 1:] * 2}, arrays, 3).instructions
+    assert of_x.shares == flat and of_z.shares == with_gaps
+
+
 def test_a_part_of_a_product_is_worked_on_by_itself(n_workers, split_everything):
     """The share of a thread in a flat array follows its share in the product there, but never leaves the array."""
     arrays = {"a": normal(4, 3, dtype="float64"), "y": np.zeros(10), "z": np.zeros((4, 4))}

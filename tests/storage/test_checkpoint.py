@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_named(path, change, message):
 def test_other_files_are_no_checkpoints(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
-    np.savez(tmp_path / "objects.npz", allow_pickle=True, minivae=np.array([{}], dtype=object))
+    np.savez(tmp_path / "objects.npz", minivae=np.array([{}], dtype=object))
     save_file({"a": np.zeros(3)}, tmp_path / "arrays.safetensors")
     for name in ("arrays.npz", "arrays.safetensors"):
         with pytest.raises(mv.MiniVAEError, match="no checkpoint of minivae: it has no record of a model"):
