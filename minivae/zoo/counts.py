@@ -46,7 +46,7 @@ def poisson_log_prob(x, log_rate):
 class Poisson(Likelihood):
     """Each value is a count, Poisson with rate exp(decoder's output); see `poisson_log_prob`.
 
-    x must hold 0, 1, 2, ... The logarithm of the rate is held within [-80, 80].
+    x must hold 0, 1, 2, ..., and be no uint8, which is for pixels. The logarithm of the rate is held within [-80, 80].
     """
 
     def check(self, x):
