@@ -54,8 +54,6 @@ class Autoencoder:
         state = {"lr": np.full(1, optimizer.lr, p.dtype)} | optimizer.fresh_state(p)
         if resume and checkpoint.exists():
             with np.load(checkpoint) as kept:
-                if kept["weights"].shape != p.shape:
-                    raise mv.MiniVAEError(f"{checkpoint} is of another model: resume with the same data and widths")
                 done, state = int(kept["epochs"]), {name: kept[name] for name in state}
                 p[...] = kept["weights"]
         for epoch in range(done, epochs):
@@ -83,13 +81,16 @@ class Autoencoder:
 
 
 def train_both(arguments, x, latent_dim, name):
-    """An autoencoder and a VAE of the same widths, trained alike on x, and kept in `--out` under a name."""
+    """An autoencoder and a VAE of the same widths, trained alike on x, and kept in `--out` under a name.
+
+    The VAE comes first: its checkpoint refuses to go on with other data or another seed.
+    """
     n_pixels, seed = x.shape[1], arguments.seed
-    plain = Autoencoder(n_pixels, latent_dim, seed)
-    plain.fit(x, arguments.epochs, arguments.out / f"autoencoder-{name}.npz", arguments.resume)
     checkpoint = mv.Checkpoint(arguments.out / f"vae-{name}.safetensors", resume=arguments.resume)
     vae = mv.VAE(layers(n_pixels, HIDDEN, 2 * latent_dim), layers(latent_dim, HIDDEN, n_pixels), seed=seed)
     mv.fit(vae, x, epochs=arguments.epochs, batch_size=BATCH_SIZE, optimizer=mv.Adam(1e-3), checkpoint=checkpoint)
+    plain = Autoencoder(n_pixels, latent_dim, seed)
+    plain.fit(x, arguments.epochs, arguments.out / f"autoencoder-{name}.npz", arguments.resume)
     return plain, vae
 
 
@@ -177,7 +178,13 @@ def main():
     )
     arguments = parser.parse_args()
     dataset = data.load(arguments.dataset, arguments.data_dir, limit=arguments.limit)
-    own_folder(arguments, "autoencoder-plane.npz", "vae-plane.safetensors")
+    for digit in arguments.left_out:
+        if len(set(dataset.y_test == digit)) < 2:
+            raise mv.MiniVAEError(
+                f"the test images should be of digit {digit} and of others, got {len(dataset.y_test)} "
+                f"of {sorted(set(dataset.y_test.tolist()))}: give another --left-out, or a larger --limit"
+            )
+    own_folder(arguments, "vae-plane.safetensors")
     print_data(dataset)
     compare(arguments, dataset)
     detect(arguments, dataset)

@@ -26,8 +26,9 @@ from minivae.model.parameters import within
 POSTERIORS = ("gaussian", "implicit", "adaptive")
 CELLS = 30
 DEFAULTS = {  # of the four points, and of digits
-    True: {"epochs": 500, "hidden": 64, "lr": 5e-4, "pace": 5.0, "batch_size": 4, "samples": 64},
-    False: {"epochs": 12, "hidden": 256, "lr": 5e-4, "pace": 3.0, "batch_size": 100, "samples": 1},
+    True: {"epochs": 500, "hidden": 64, "lr": 5e-4, "pace": 5.0, "batch_size": 4, "samples": 64, "draws": 50_000},
+    False: {"epochs": 12, "hidden": 256, "lr": 5e-4, "pace": 3.0, "batch_size": 100, "samples": 1}
+    | {"data_dir": None, "limit": None, "latent_dim": 2, "nll_samples": 1000, "nll_images": 1000},
 }
 
 
@@ -169,13 +170,16 @@ def digits(arguments):
 def main():
     parser = model_parser(__doc__.splitlines()[0], "runs/avb", ("four-points", "mnist", "fashion-mnist", "sample"))
     parser.add_argument("--posteriors", nargs="+", choices=POSTERIORS, default=POSTERIORS, help="which to train")
-    parser.add_argument("--latent-dim", type=at_least_1, default=2, help="for digits")
+    parser.add_argument("--latent-dim", type=at_least_1, help="for digits; 2 unless given")
     parser.add_argument("--epochs", type=at_least_1, help="of 25 steps for the four points")
-    parser.add_argument("--draws", type=at_least_1, default=50_000, help="for each of the four points, to judge by")
-    parser.add_argument("--nll-samples", type=at_least_1, default=1000, help="draws for each test image")
-    parser.add_argument("--nll-images", type=at_least_1, default=1000, help="the first test images, for log p(x)")
+    parser.add_argument("--draws", type=at_least_1, help="for each of the four points; 50,000 unless given")
+    parser.add_argument("--nll-samples", type=at_least_1, help="draws for each test image; 1000 unless given")
+    parser.add_argument("--nll-images", type=at_least_1, help="the first test images, for log p(x); 1000 unless given")
     arguments = parser.parse_args()
     toy = arguments.dataset == "four-points"
+    for name in DEFAULTS[not toy].keys() - DEFAULTS[toy].keys():
+        if getattr(arguments, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} means nothing for --dataset {arguments.dataset}: leave it out")
     for name, value in DEFAULTS[toy].items():
         setattr(arguments, name, getattr(arguments, name, None) or value)
     four_points(arguments) if toy else digits(arguments)

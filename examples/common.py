@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -21,28 +22,54 @@ RUN = ExitStack()  # what a run holds until it ends: its processes and its folde
 OPTIMIZERS = {"rmsprop": mv.RMSprop, "adam": mv.Adam, "sgd": mv.SGD}
 
 
-def at_least_1(text):
-    """An argument that is a positive integer."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
+def at_least(least):
+    """The type of an argument that is an integer of at least 0, 1 or so."""
+
+    def integer(text):
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
+        return int(text)
+
+    return integer
 
 
-def data_parser(description, out, datasets):
-    """The arguments of every example that reads data: which, where from, and where results go."""
+def between(low, high):
+    """The type of an argument that is a number from `low` to `high`."""
+
+    def number(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}, got {text!r}")
+        return value
+
+    return number
+
+
+at_least_1 = at_least(1)
+
+
+def data_parser(description, out, datasets, plots=True):
+    """The arguments of every example that reads data: which, where from, and where results go.
+
+    plots : whether it draws figures
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--data-dir", help="a folder that has the data set; otherwise $MINIVAE_DATA or a download")
     parser.add_argument("--limit", type=at_least_1, help="use only the first examples of each part")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(out), help="the folder for results")
-    parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
+    if plots:
+        parser.add_argument("--no-plots", action="store_true", help="leave the figures out")
     return parser
 
 
-def model_parser(description, out, datasets):
+def model_parser(description, out, datasets, plots=True):
     """The arguments of an example that reads data and makes models: also where these live."""
-    parser = data_parser(description, out, datasets)
+    parser = data_parser(description, out, datasets, plots)
     backends = ("auto", "numpy", "numba", "cupy")
     parser.add_argument("--backend", choices=backends, default="auto", help="where arrays live")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -84,7 +111,7 @@ def start(arguments):
         ranks.broadcast(None)  # comes when rank 0 has the data, which it may have to download
     dataset = data.load(arguments.dataset, data_dir=arguments.data_dir, limit=arguments.limit)
     if not ranks.rank:
-        own_folder(arguments, CHECKPOINT)
+        own_folder(arguments, *([CHECKPOINT] if hasattr(arguments, "resume") else []))
         ranks.broadcast(None)
     told = "" if arguments.backend == "auto" else f"backend {backend.name}, "  # "auto" said what it chose
     print(f"{told}device {backend.device}, dtype {arguments.dtype}, seed {arguments.seed}")

@@ -149,12 +149,11 @@ def model(arguments, backend, dataset):
 
 
 def main():
-    parser = model_parser(__doc__.splitlines()[0], "runs/compress", ("mnist", "fashion-mnist", "sample"))
+    parser = model_parser(__doc__.splitlines()[0], "runs/compress", ("mnist", "fashion-mnist", "sample"), plots=False)
     parser.add_argument("--model", help="a trained VAE to compress with, as mv.save wrote it")
     parser.add_argument("--epochs", type=at_least_1, default=20)
     parser.add_argument("--latent-dim", type=at_least_1, default=20)
     parser.add_argument("--batch-size", type=at_least_1, default=100, help="images that are compressed together")
-    parser.set_defaults(no_plots=True)
     arguments = parser.parse_args()
     if find_spec("constriction") is None:
         raise mv.MiniVAEError('this example needs the entropy coder constriction: pip install ".[examples]"')

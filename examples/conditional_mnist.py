@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--hidden", type=at_least_1, default=512, help="the width of the hidden layers")
     arguments = parser.parse_args()
     backend, dataset = start(arguments)
-    vae = build(arguments, backend, dataset.x_train[0].size, n_classes=int(dataset.y_train.max()) + 1)
+    vae = build(arguments, backend, dataset.x_train[0].size, n_classes=len(dataset.class_names))
     history = train(arguments, vae, dataset)
     if not arguments.no_plots:
         draw(arguments, vae, history, dataset)

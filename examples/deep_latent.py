@@ -74,7 +74,7 @@ def main():
     x_test = mv.binarize(dataset.x_test)
     elbo = -vae.evaluate(x_test, parallel=arguments.ranks).negative_elbo
     log_p = vae.log_likelihood(x_test, samples=arguments.nll_samples, parallel=arguments.ranks)
-    steps = arguments.epochs * -(-len(dataset.x_train) // 128)
+    steps = len(history) * -(-len(dataset.x_train) // 128)
     result = {"posterior": arguments.posterior, "steps": steps, "training_seconds": sum(history["seconds"])}
     result |= {"test_elbo": elbo, "test_log_px": log_p, "nll_samples": arguments.nll_samples}
     if arguments.ranks.rank:

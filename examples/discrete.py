@@ -50,7 +50,7 @@ def measure(arguments, vae, x):
 
 
 def tiles(rows, n, side):
-    return rows[: n * n].reshape(n, n, side, side).transpose(0, 2, 1, 3).reshape(n * side, n * side)
+    return rows.reshape(n, n, side, side).transpose(0, 2, 1, 3).reshape(n * side, n * side)
 
 
 def draw(models, x):
@@ -58,16 +58,17 @@ def draw(models, x):
     from matplotlib.figure import Figure
 
     figure, side = Figure(figsize=(11, 6.2), layout="constrained"), math.isqrt(x[0].size)
+    n = min(6, math.isqrt(len(x)))
     panels = figure.subplot_mosaic([["digits", "back", "gumbel", "vq"], ["use"] * 4], height_ratios=(1.6, 1))
     _, gumbel, vq = models.values()
     shown = {
-        "digits": ("test digits", x[:36] / 255),
-        "back": ("given back by the VQ-VAE", vq.reconstruct(x[:36])),
-        "gumbel": ("draws, Gumbel-softmax", gumbel.sample(36, seed=0)),
-        "vq": ("draws, VQ-VAE, uniform prior", vq.sample(36, seed=0)),
+        "digits": ("test digits", x[: n * n] / 255),
+        "back": ("given back by the VQ-VAE", vq.reconstruct(x[: n * n])),
+        "gumbel": ("draws, Gumbel-softmax", gumbel.sample(n * n, seed=0)),
+        "vq": ("draws, VQ-VAE, uniform prior", vq.sample(n * n, seed=0)),
     }
     for name, (title, rows) in shown.items():
-        panels[name].imshow(tiles(rows, 6, side), vmin=0, vmax=1, cmap="gray")
+        panels[name].imshow(tiles(rows, n, side), vmin=0, vmax=1, cmap="gray")
         panels[name].set_title(title, fontsize=10)
         panels[name].set_axis_off()
     use = mv.codebook_use(vq, x)

@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from common import at_least_1, command, own_folder, save_figures, write_json
+from common import at_least, at_least_1, command, own_folder, save_figures, write_json
 from sprites import FACTORS, SIDE, sprites
 
 import minivae as mv
@@ -70,7 +70,7 @@ def draw(models, names, start):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=at_least_1, default=400)
-    parser.add_argument("--latent-dim", type=at_least_1, default=5)
+    parser.add_argument("--latent-dim", type=at_least(2), default=5)
     parser.add_argument("--rotations", type=int, choices=(1, 4), default=1, help="4: all 2,304 pictures")
     parser.add_argument("--seeds", type=at_least_1, default=3, help="how many, from 0")
     parser.add_argument("--limit", type=at_least_1, help="only so many pictures, drawn at random")

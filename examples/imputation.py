@@ -12,10 +12,11 @@ Frellsen 2019, "MIWAE: deep generative modelling and imputation of incomplete da
 
 import argparse
 import warnings
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-from common import at_least_1, command, own_folder, save_figures, write_json
+from common import at_least_1, between, command, own_folder, save_figures, write_json
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401  or scikit-learn does not show the class
@@ -38,9 +39,17 @@ def tables():
 
 
 def with_gaps(numbers, categories, share, seed):
-    """Standardised numbers without and with gaps, and where the gaps are, of numbers and of categories."""
+    """Standardised numbers without and with gaps, and where the gaps are, of numbers and of categories.
+
+    Raises MiniVAEError where nothing is missing, or a column has too few values left to be standardised.
+    """
     rng = np.random.default_rng((seed, MASKS))
     gaps, category_gaps = rng.random(numbers.shape) < share, rng.random(len(categories)) < share
+    ranges = np.ma.filled(np.ma.ptp(np.ma.array(numbers, mask=gaps), axis=0), 0)
+    if not (gaps.any() and category_gaps.any() and ranges.all()) or category_gaps.all():
+        raise mv.MiniVAEError(
+            f"--shares {share:g} leaves no gap, or too few values of a column (seed {seed}): give one nearer to 0.5"
+        )
     seen = np.where(gaps, np.nan, numbers)
     numbers = (numbers - np.nanmean(seen, axis=0)) / np.nanstd(seen, axis=0)
     return numbers, np.where(gaps, np.nan, numbers), gaps, category_gaps
@@ -61,9 +70,8 @@ def of_sklearn(imputer):
     """A function as `miwae` that imputes as an estimator of scikit-learn does."""
 
     def impute(numbers, categories, n_categories, arguments, seed):
-        columns = categories[:, None] == np.arange(
-            1, n_categories
-        )  # with one for 0 too, each would follow from the others
+        # With a column for 0 too, each would follow from the others.
+        columns = categories[:, None] == np.arange(1, n_categories)
         one_hot = np.where(np.isnan(categories)[:, None], np.nan, columns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # more rounds change the third digit at most
@@ -140,13 +148,15 @@ def main():
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--tables", nargs="+", choices=tuple(tables()), default=tuple(tables()), help="which of them")
-    parser.add_argument("--shares", nargs="+", type=float, default=(0.2, 0.5), help="of values that are taken out")
+    parser.add_argument("--shares", nargs="+", type=between(0, 1), default=(0.2, 0.5), help="of values to take out")
     parser.add_argument("--seeds", type=at_least_1, default=3, help="masks and trainings to average over")
     parser.add_argument("--epochs", type=at_least_1, default=400)
     parser.add_argument("--samples", type=at_least_1, default=5000, help="draws of z for each row that has a gap")
     parser.add_argument("--out", type=Path, default=Path("runs/imputation"), help="the folder for results")
     parser.add_argument("--no-plots", action="store_true", help="leave the figure out")
     arguments = parser.parse_args()
+    for table, share, seed in product(arguments.tables, arguments.shares, range(arguments.seeds)):
+        with_gaps(*tables()[table], share, seed)  # raises where there is nothing to compare
     own_folder(arguments)
     results = []
     for table in arguments.tables:

@@ -11,6 +11,7 @@ Source: Burda, Grosse & Salakhutdinov 2016, section 5 and table 1 (one stochasti
 import numpy as np
 from common import (
     at_least_1,
+    between,
     command,
     data_name,
     kept,
@@ -68,8 +69,8 @@ def main():
     parser = recipe_parser(__doc__.splitlines()[0], "runs/iwae", ("mnist", "sample"))
     parser.add_argument("--bound", choices=("vae", "iwae"), default="iwae")
     parser.add_argument("--k", type=at_least_1, default=5, help="samples of z for each example in a step")
-    parser.add_argument("--growth", type=float, default=1.4, help="of the epochs from one rate to the next")
-    parser.add_argument("--stages", type=at_least_1, default=8, help="how many of the eight rates")
+    parser.add_argument("--growth", type=between(1, 3), default=1.4, help="of the epochs from one rate to the next")
+    parser.add_argument("--stages", type=int, choices=range(1, 9), default=8, help="how many of the eight rates")
     parser.add_argument("--full", action="store_true", help="the published schedule: --growth 3")
     parser.add_argument("--nll-samples", type=at_least_1, default=5000, help="for the test NLL")
     arguments = parser.parse_args()

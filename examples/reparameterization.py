@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import at_least_1, command, own_folder, save_figures
+from common import at_least, at_least_1, command, own_folder, save_figures
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -176,7 +176,7 @@ def draw_gradients(square, decoder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=at_least_1, default=200_000)
-    parser.add_argument("--seed", type=at_least_1, default=1)
+    parser.add_argument("--seed", type=at_least(0), default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/reparameterization"), help="the folder for figures")
     arguments = parser.parse_args()
     own_folder(arguments)

@@ -11,7 +11,7 @@ and recall, Ghosh et al. 2020 for the mixture.
 """
 
 import numpy as np
-from common import at_least_1, command, data_name, layers, model_parser, save_figures, start, write_json
+from common import at_least, at_least_1, command, data_name, layers, model_parser, save_figures, start, write_json
 
 import minivae as mv
 from minivae.model.likelihoods import categorical_log_prob
@@ -53,13 +53,9 @@ class Classifier:
 
     def features_and_classes(self, x):
         """The values of the layer of 64, (N, 64), and which class has the largest logit, (N,)."""
-        named = dict(self.parameters)
-        features = x
-        for name, layer in list(self.stack.parts().items())[:-1]:
-            params = {key.removeprefix(f"{name}."): value for key, value in named.items() if key.startswith(f"{name}.")}
-            features, _ = layer.forward(params, features)
-        last = len(self.stack.layers) - 1
-        logits = features @ named[f"{last}.W"] + named[f"{last}.b"]
+        params = dict(self.parameters)
+        features, _ = mv.Sequential(self.stack.layers[:-1]).forward(params, x)
+        logits, _ = self.stack.forward(params, x)
         return features, logits.argmax(axis=1)
 
 
@@ -89,7 +85,7 @@ def draws(arguments, backend, dataset, n):
         yield name, vae.sample(n, seed=arguments.seed), None
         if name == "standard normal":
             x = mv.binarize(x_train[:20_000])
-            for K in (1, arguments.components):
+            for K in dict.fromkeys((1, arguments.components)):  # once, where they are the same
                 sampler = mv.AggregateSampler(vae, x, K, arguments.seed)
                 yield f"its codes, {K} Gaussian{'s' * (K > 1)}", sampler.sample(n, arguments.seed), None
     vae, y = train(arguments, backend, dataset, classes=True), np.arange(n) % 10
@@ -101,10 +97,10 @@ def draw(shown, x_train):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 1.3 * len(shown) / 2), layout="constrained")
-    for part, (name, images) in zip(figure.subfigures(-(-len(shown) // 2), 2).flat, shown.items(), strict=True):
+    for part, (name, images) in zip(figure.subfigures(-(-len(shown) // 2), 2).flat, shown.items(), strict=False):
         part.suptitle(name, fontsize=10)
         nearest = x_train[mv.nearest_rows(images, x_train)[0]]
-        for axes, image in zip(part.subplots(2, 10).flat, (*images, *nearest), strict=True):
+        for axes, image in zip(part.subplots(2, len(images)).flat, (*images, *nearest), strict=True):
             axes.imshow(image.reshape(28, 28), cmap="gray_r", vmin=0, vmax=1)
             axes.axis("off")
     return figure
@@ -114,21 +110,27 @@ def main():
     parser = model_parser(__doc__.splitlines()[0], "runs/sample-quality", ("mnist", "sample"))
     parser.add_argument("--epochs", type=at_least_1, default=12)
     parser.add_argument("--components", type=at_least_1, default=20, help="of all mixtures")
-    parser.add_argument("--images", type=at_least_1, default=3000, help="test images, and draws, that are compared")
+    parser.add_argument("--images", type=at_least(4), default=3000, help="test images, and draws, that are compared")
     parser.add_argument("--classifier-epochs", type=at_least_1, default=3)
     arguments = parser.parse_args()
     backend, dataset = start(arguments)
+    n = min(arguments.images, len(dataset.x_test) // 2)
+    if n < 4 or len(dataset.x_train) <= arguments.components:
+        raise mv.MiniVAEError(
+            f"--components {arguments.components} needs more training images than that, and 8 test images are needed, "
+            f"got {len(dataset.x_train)} and {len(dataset.x_test)}: give a larger --limit, or fewer --components"
+        )
     x_test = dataset.x_test.reshape(len(dataset.x_test), -1) / np.float32(255)
     x_train = dataset.x_train.reshape(len(dataset.x_train), -1) / np.float32(255)
     classifier = Classifier(x_train.shape[1], arguments.seed)
     classifier.fit(x_train, dataset.y_train, arguments.classifier_epochs, arguments.seed)
     real, classes = classifier.features_and_classes(x_test)
-    accuracy, real = float(np.mean(classes == dataset.y_test)), real[: min(arguments.images, len(real) // 2)]
+    accuracy, real = float(np.mean(classes == dataset.y_test)), real[:n]
     print(f"the classifier is right on {accuracy:.2%} of {len(x_test)} test images of {data_name(arguments, dataset)}")
     _, new = mv.nearest_rows(x_test[:FEW], x_train)
     results, shown = {"classifier": accuracy, "nearest of test images": new.mean()}, {}
     print(f"{'':20} {'Frechet':>8} {'precision':>9} {'recall':>7} {'nearest':>8} {'as told':>8}")
-    for name, images, told in draws(arguments, backend, dataset, len(real)):
+    for name, images, told in draws(arguments, backend, dataset, n):
         features, classes = classifier.features_and_classes(images.astype(np.float32))
         precision, recall = mv.precision_and_recall(real, features)
         result = {"frechet": mv.frechet_distance(real, features), "precision": precision, "recall": recall}

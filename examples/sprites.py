@@ -10,6 +10,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from common import command
+
+from minivae.files import atomic_write
 
 SIDE, FINE = 24, 4  # pixels, and points in each pixel along each side
 FACTORS = {"shape": 3, "size": 3, "rotation": 4, "column": 8, "row": 8}
@@ -45,9 +48,10 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("sprites.npz"))
     arguments = parser.parse_args()
     x, factors = sprites()
-    np.savez_compressed(arguments.out, x=x.reshape(-1, SIDE, SIDE), factors=factors, names=list(FACTORS))
+    with atomic_write(arguments.out) as file:
+        np.savez_compressed(file, x=x.reshape(-1, SIDE, SIDE), factors=factors, names=list(FACTORS))
     print(f"{len(x)} pictures of {', '.join(f'{n} of {name}' for name, n in FACTORS.items())} in {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -9,7 +9,7 @@ import io
 from common import at_least_1, command
 from PIL import Image, ImageChops
 
-from minivae.files import atomic_write
+from minivae.files import atomic_write, reading
 
 MOST_BYTES = 150_000
 
@@ -37,8 +37,10 @@ def main():
     parser.add_argument("copy")
     parser.add_argument("--width", type=at_least_1, default=600, help="in pixels")
     arguments = parser.parse_args()
-    with Image.open(arguments.figure) as picture, atomic_write(arguments.copy) as file:
-        file.write(shrink(picture.convert("RGB"), arguments.width))
+    with reading(arguments.figure) as source, Image.open(source) as picture:
+        picture = picture.convert("RGB")
+    with atomic_write(arguments.copy) as file:
+        file.write(shrink(picture, arguments.width))
 
 
 if __name__ == "__main__":

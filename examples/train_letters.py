@@ -53,7 +53,7 @@ def fit(arguments, vae, x, **options):
         validation=HELD_OUT,
         patience=PATIENCE,
         epochs=arguments.epochs,
-        batch_size=min(arguments.batch_size, len(x) // 2),
+        batch_size=arguments.batch_size,
         optimizer=OPTIMIZERS[arguments.optimizer](arguments.lr),
         samples=arguments.samples,
         **options,
@@ -73,7 +73,8 @@ def print_test(arguments, vae, dataset):
     print(f"reconstruction of test images from mu {from_mu:.1f} nats, from a draw of z {drawn:.1f}")
     print("published: nothing for this recipe")
     result = f"test -ELBO {drawn + kl:.1f} nats (reconstruction {drawn:.1f}, KL {kl:.1f})"
-    print(f"{result} on {data_name(arguments, dataset)}")
+    only = f", only {', '.join(dataset.class_names)}" if arguments.only else ""
+    print(f"{result} on {data_name(arguments, dataset)}{only}")
 
 
 def draw(arguments, vae, history, dataset):

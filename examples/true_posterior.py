@@ -11,7 +11,7 @@ autoencoders", section 3.
 """
 
 import numpy as np
-from common import at_least_1, command, data_name, data_parser, layers, save_figures, start, write_json
+from common import CHECKPOINT, at_least, between, command, data_name, data_parser, save_figures, start, write_json
 
 import minivae as mv
 from minivae.model.gaussian import reparameterize, standard_normal_log_prob
@@ -23,22 +23,22 @@ STANDARD = np.zeros((1, 4), np.float32)  # the statistics of N(0, I) in the plan
 
 
 def train(arguments, backend, dataset):
-    """The tutorial's model, as it was after each of the epochs asked for."""
-    vae = build(arguments.seed, backend, dataset.x_train[0].size)
-    models = {}
+    """The tutorial's model, as it was after each of the epochs asked for; all are kept in `--out`."""
+    paths = {epoch: arguments.out / f"epoch-{epoch}.safetensors" for epoch in sorted(arguments.epochs)}
+    vae = mv.mlp(dataset.x_train[0].size, 2, (256,), backend=backend, seed=arguments.seed)
 
     def keep(run):
-        if run.epoch in arguments.epochs:
-            models[run.epoch] = build(arguments.seed, "numpy", vae.input_dim)
-            models[run.epoch].parameters.load(vae.parameters.to_host())
+        if run.epoch in paths:
+            vae.save(paths[run.epoch])
 
-    mv.fit(vae, dataset.x_train, epochs=max(arguments.epochs), callbacks=[keep, mv.EpochPrinter()])
-    return models
-
-
-def build(seed, backend, n_pixels):
-    encoder, decoder = layers(n_pixels, 256, 4), layers(2, 256, n_pixels)
-    return mv.VAE(encoder, decoder, backend=backend, seed=seed)
+    mv.fit(
+        vae,
+        dataset.x_train,
+        epochs=max(paths),
+        checkpoint=mv.Checkpoint(arguments.out / CHECKPOINT, arguments.resume),
+        callbacks=[keep, mv.EpochPrinter()],
+    )
+    return {epoch: mv.load(path, "numpy") for epoch, path in paths.items()}
 
 
 # ------------------------------------------------------------------------------------------------- the grid
@@ -80,7 +80,7 @@ def integrate(log_f, cell):
     f = np.exp(log_f - largest, dtype=np.float64)
     whole, inside = f.sum(), f[1:-1, 1:-1].sum()
     if whole - inside > 1e-6 * whole:
-        raise mv.MiniVAEError("the true posterior of a digit reaches the rim of the grid: give a larger --reach")
+        raise mv.MiniVAEError("the true posterior of a digit reaches the rim: add --resume and a larger --reach")
     return float(np.log((whole + inside) / 2 * cell) + largest)
 
 
@@ -287,21 +287,25 @@ def read_arguments():
     parser = data_parser(__doc__.splitlines()[0], "runs/true-posterior", ("mnist", "sample"))
     parser.add_argument("--backend", choices=("auto", "numpy", "numba", "cupy"), default="auto", help="to train on")
     parser.set_defaults(dtype="float32")
-    parser.add_argument("--epochs", type=at_least_1, nargs="+", default=[1, 5, 50], help="when to look")
-    parser.add_argument("--digits", type=at_least_1, default=30, help="how many test images to look at")
-    parser.add_argument("--reach", type=float, default=8.0, help="how far the grid goes from 0 on each axis")
-    parser.add_argument("--points", type=at_least_1, default=1001, help="of the grid on each axis")
-    parser.add_argument("--flow-steps", type=at_least_1, default=8, help="planar steps of the flow")
-    parser.add_argument("--fit-steps", type=at_least_1, default=300, help="of Adam for each digit and each q")
+    parser.add_argument("--resume", action="store_true", help="go on with the training that is in --out")
+    parser.add_argument("--epochs", type=at_least(1), nargs="+", default=[1, 5, 50], help="when to look")
+    parser.add_argument("--digits", type=at_least(1), default=30, help="how many test images to look at")
+    parser.add_argument("--reach", type=between(1, 1000), default=8.0, help="how far the grid goes from 0 on each axis")
+    parser.add_argument("--points", type=at_least(3), default=1001, help="of the grid on each axis")
+    parser.add_argument("--flow-steps", type=at_least(1), default=8, help="planar steps of the flow")
+    parser.add_argument("--fit-steps", type=at_least(1), default=300, help="of Adam for each digit and each q")
     return parser.parse_args()
 
 
 def main():
     arguments = read_arguments()
     backend, dataset = start(arguments)
+    x = dataset.x_test[: arguments.digits].reshape(-1, dataset.x_test[0].size).astype(np.float32) / 255
+    if len(x) < 2:
+        raise mv.MiniVAEError("standard errors need two test images, got 1: give a larger --digits or --limit")
     models = train(arguments, backend, dataset)
     points, cell = plane(arguments.reach, arguments.points)
-    x = dataset.x_test[: arguments.digits].reshape(-1, dataset.x_test[0].size).astype(np.float32) / 255
+    print(f"{arguments.points} x {arguments.points} points, up to {arguments.reach:g} on either side of 0", flush=True)
     found, panels = {}, {}
     with progress_bar(len(models) * len(x), "digit") as bar:
         for epoch, vae in models.items():

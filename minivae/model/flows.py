@@ -314,6 +314,17 @@ class FlowPosterior(Composite, Posterior):
         """mu and log_var of the base, (B, D) each."""
         return self.base.split(self._split_context(stats)[0])
 
+    def moments(self, params, stats):
+        """The base's mu, taken through the flows as a draw is, and the base's log_var, (B, D) each.
+
+        mu is the z of eps = 0, no mean: that of q has no closed form.
+        """
+        base, contexts = self._split_context(stats)
+        z, log_var = self.base.moments(within(params, "base"), base)
+        for i, (flow, context) in enumerate(zip(self.flows, contexts, strict=True)):
+            (z, _), _ = flow.forward(within(params, str(i)), z, context)
+        return z, log_var
+
     def with_log_q(self, params, stats, eps):
         L, B, D = eps.shape
         base, contexts = self._split_context(stats)

@@ -138,7 +138,11 @@ class Inference:
 
     @unwarned
     def encode(self, x: np.ndarray, y: np.ndarray | int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """mu and log_var of q(z given x), each (N, D); of a flow posterior, those of its base."""
+        """mu and log_var of q(z given x), each (N, D).
+
+        Of a flow posterior, mu is the mean of its base taken through the flows, which is a point of the decoder's space
+        though not the mean of q, and log_var is that of its base.
+        """
         x, mus, log_vars = self.check_input(x), [], []
         for batch, labels in self._batches(x, y, self.inference_rows):
             stats = self._encode(self._params, batch, labels)
@@ -255,7 +259,7 @@ class Inference:
 
             active_d = Var_x(E_q[z_d given x]) > threshold
 
-        x should hold many examples. With a flow posterior the mean is that of its base.
+        x should hold many examples. The mean is mu of `encode`, with a flow posterior too.
         Source: Burda, Grosse & Salakhutdinov 2016, section 5.2.
         """
         least = number(threshold)

@@ -19,7 +19,8 @@ class Posterior(Part):
         backward(dz, dlog_q) -> dstats, grads
 
     What it may have:
-    moments(params, stats) -> mu, log_var                        `split`, where that needs parameters
+    moments(params, stats) -> mu, log_var                        `split`, where that needs parameters; mu is what
+                                                                 `VAE.reconstruct` decodes
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
         backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against its own
                                                                  prior, and what free bits add to it, (B,) each

@@ -23,6 +23,7 @@ from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.vae import VAE, check_vae
 from ..randomness import DIAGNOSIS, generator
+from ..zoo.missing import Observed
 from .probe import Probe
 from .references import WITHOUT_Z, ladder
 
@@ -101,15 +102,16 @@ def diagnose(
     history : what `fit` returned: is it converged?
     seed    : keys all draws; the same seed gives the same Diagnosis
 
-    All numbers are nats per example unless they say otherwise. A healthy model gives no findings. Raises MiniVAEError
-    for data that are no input of this model, but for their scale, and for fewer than 50 rows.
+    All numbers are nats per example unless they say otherwise. A healthy model gives no errors and no warnings. Raises
+    MiniVAEError for data that are no input of this model, but for their scale, and for fewer than 50 rows.
     """
     probe = Probe(check_vae("diagnose: vae", vae), check_seed("diagnose: seed", seed))
     history = [] if history is None else history
-    if not isinstance(history, list) or not all(isinstance(row, dict) and "train_loss" in row for row in history):
+    columns = {"train_loss", "train_reconstruction", "train_kl"}
+    if not isinstance(history, list) or not all(isinstance(row, dict) and columns <= row.keys() for row in history):
         raise MiniVAEError(f"diagnose: history should be what fit returned, or None, got {shown(history)}")
-    x, y = probe.data(x)
-    train = None if train is None else probe.data(train)
+    x, y = probe.data("x", x)
+    train = None if train is None else probe.data("train", train)
     kind, D = type(vae.likelihood).__name__, vae.latent_dim
     report = Diagnosis(f"{len(x):,} examples of {vae.input_dim:,} values, {D} latent dimension{'s' * (D > 1)}, {kind}")
     try:
@@ -140,7 +142,7 @@ def _findings(probe, report, x, y, train, history):
     yield from _collapse(vae, report, x, y, mu, log_var, baseline, scores)
     yield from _decoder(vae, report, x, y, z)
     training = list(_overfitting(probe, report, baseline, scores, train, history))
-    yield from training or _convergence(report, baseline, scores, history)
+    yield from training or _convergence(vae, report, baseline, scores, history)
     yield from dead
     yield from _samples(probe, report, z)
     yield from _variance(vae)
@@ -163,18 +165,21 @@ def _weights(vae):
 
 
 def _scale(vae, x):
-    low, high = float(x.min()), float(x.max())
     if x.dtype == np.uint8:
-        if high == 1:
+        if x.max() == 1:
             yield Finding(
                 "data-scale", "error", 1 / 255, 1,
                 "x is uint8 with no value above 1. uint8 is read as pixels of 0 to 255, so the model sees 0 to 0.0039.",
                 "hand zeros and ones over as floats, or as 0 and 255.",
             )  # fmt: skip
         return
-    rms = math.sqrt(np.square(x, dtype=np.float64).mean())
     of_unit = isinstance(vae.likelihood, (Bernoulli, Categorical))
-    pixels = low >= 0 and 1 < high <= 255 and (x[:1000] == np.rint(x[:1000])).all()
+    x = x if of_unit else x[:, _of_any_number(vae)]
+    x = x[~np.isnan(x)]
+    if not x.size:
+        return
+    low, high, rms = float(x.min()), float(x.max()), math.sqrt(np.square(x, dtype=np.float64).mean())
+    pixels = low >= 0 and 1 < high <= 255 and (x[:1_000_000] == np.rint(x[:1_000_000])).all()
     cure = "divide the pixels by 255, or hand them over as uint8." if pixels else (
         "scale x to [0, 1], or take likelihood=Gaussian() for other numbers." if of_unit else
         "subtract the mean of each column and divide by its standard deviation."
@@ -196,6 +201,21 @@ def _scale(vae, x):
             f"the largest value of x is {high:.3g}, where pixels reach 1: divided by 255 twice?",
             "divide pixels by 255 once; uint8 pixels are divided by the model itself.",
         )  # fmt: skip
+
+
+def _of_any_number(vae):
+    """Which columns of x (X,) may hold any number: not those of counts, which have no scale to choose."""
+    likelihood = vae.likelihood
+    columns = likelihood.columns if isinstance(likelihood, Observed) else [(likelihood, vae.input_dim)]
+    return np.concatenate([np.full(n, _takes(each, np.full((1, n), -0.5))) for each, n in columns])
+
+
+def _takes(likelihood, x):
+    try:
+        likelihood.check(x)
+    except MiniVAEError:
+        return False
+    return True
 
 
 def _ends(vae, x):
@@ -423,7 +443,8 @@ def _decoder(vae, report, x, y, z):
     means = vae.decode(z, y)
     groups = [means] if y is None else [means[y == label] for label in np.unique(y)]
     spread = sum(group.var(axis=0, dtype=np.float64).sum() for group in groups) / len(groups)
-    share = float(spread / max(to_unit(x, np.dtype(np.float64)).var(axis=0).sum(), 1e-30))
+    of_data = np.ma.masked_invalid(to_unit(x, np.dtype(np.float64))).var(axis=0).filled(0).sum()  # without the gaps
+    share = float(spread / max(of_data, 1e-30))
     report.note("decoded variance", f"{share:.0%} of the data's", decoded_variance=share)
     if share < 1e-3:
         yield Finding(
@@ -527,13 +548,10 @@ def _overfitting(probe, report, baseline, scores, train, history):
     report.note("training data", f"-ELBO {old:.1f} nats; on new data {new - old:+.1f}", training=old)
     if baseline is None or old >= baseline:
         return
-    carried, lowest = (baseline - new) / (baseline - old), _lowest(history)
-    if (
-        carried < CARRIED_OVER
-        or lowest
-        and history[-1]["val_loss"] - lowest["val_loss"] > STILL_FALLING * abs(baseline - lowest["val_loss"])
-    ):
-        when = f" The validation loss was lowest after epoch {lowest['epoch']} of {len(history)}." if lowest else ""
+    carried, (rise, lowest, epoch) = (baseline - new) / (baseline - old), _since_lowest(probe.vae, history)
+    risen = epoch and rise > STILL_FALLING * abs(baseline - lowest) and carried < 1 - STILL_FALLING
+    if carried < CARRIED_OVER or risen:
+        when = f" The validation loss was lowest after epoch {epoch} of {len(history)}." if epoch else ""
         yield Finding(
             "overfitted", "warning", carried, CARRIED_OVER,
             f"-ELBO is {old:.1f} nats on training data and {new:.1f} on new data, {baseline:.1f} without z: "
@@ -542,23 +560,42 @@ def _overfitting(probe, report, baseline, scores, train, history):
         )  # fmt: skip
 
 
-def _lowest(history):
-    """The row with the lowest validation loss, where later weights were kept; else None."""
+def _under_one_beta(vae, history, data):
+    """reconstruction + beta KL of each epoch (E,), with the model's beta: that of the epoch may have been another."""
+    return np.array([row[f"{data}_reconstruction"] + vae.beta * row[f"{data}_kl"] for row in history])
+
+
+def _losses(vae, history, data):
+    """The loss of each epoch (E,): of the ELBO under one beta, of another bound, which has no such sum, as it was."""
+    if isinstance(vae.bound, ELBO):
+        return _under_one_beta(vae, history, data)
+    return np.array([row[f"{data}_loss"] for row in history])
+
+
+def _since_lowest(vae, history):
+    """By how much the validation loss has risen since it was lowest, how low it was and in which epoch.
+
+    The epoch is None without validation and where the best weights were kept. A warm-up of beta raises another bound
+    than the ELBO too, so that has risen by no more than the sum under one beta.
+    """
     if _validation(history) == "train" or getattr(history, "best_epoch", None):
-        return None
-    return min(history, key=lambda row: row["val_loss"])
+        return 0.0, math.nan, None
+    losses, sums = _losses(vae, history, "val"), _under_one_beta(vae, history, "val")
+    lowest = int(losses.argmin())
+    rise = min(values[-1] - values.min() for values in (losses, sums))
+    return float(rise), float(losses[lowest]), history[lowest]["epoch"]
 
 
-def _convergence(report, baseline, scores, history):
+def _convergence(vae, report, baseline, scores, history):
     """How far the loss would fall, going on like this, in half as many epochs as were trained."""
     from scipy import stats
 
     if not history:
         return
-    values = np.array([row[f"{_validation(history)}_loss"] for row in history])
+    values = _losses(vae, history, _validation(history))
     n = len(values)
     if n < 3:  # a training loss is the mean over its epoch, and so lies behind
-        before, last = (history[0]["train_loss"], scores.loss.mean()) if n == 1 else values
+        before, last = (_losses(vae, history, "train")[0], scores.loss.mean()) if n == 1 else values
         span, slope, error = 1, float(last - before), 0.0
     else:
         span = max(3, n // 3)

@@ -16,7 +16,9 @@ from ..arguments import text as check_text
 from ..engine.javascript import FROM_HALF, javascript
 from ..errors import MiniVAEError
 from ..model.parameters import within
-from .plots import check_classes, image_shape_of
+from ..model.posteriors import DiagonalGaussian
+from ..model.priors import StandardNormal
+from .plots import check_classes, image_shape_of, principal_directions
 
 TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
 MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
@@ -60,6 +62,7 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     facts = {
         "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
         "D": vae.latent_dim, "classes": vae.n_classes or 0, "names": names, "colours": COLOURS, "labels": labels,
+        "gaussian": isinstance(vae.posterior, DiagonalGaussian), "standardPrior": type(vae.prior) is StandardNormal,
         "mean": mean.tolist(), "directions": directions.tolist(),
         "origin": [*(directions @ mean).tolist(), 0.0][:2], "reach": float(1.08 * max(3.2, np.abs(points).max())),
         "pointClasses": None if y is None else y.tolist(),
@@ -100,11 +103,9 @@ def _plane(mu):
     D = mu.shape[1]
     if D <= 2:
         return np.zeros(D), np.eye(D), ["z1", "z2" if D == 2 else ""]
-    mean = mu.mean(axis=0, dtype=np.float64)
-    variances, directions = np.linalg.eigh(np.cov(mu.T))
-    shares = variances[::-1][:2] / variances.sum()
+    directions, shares = principal_directions(mu)
     labels = [f"principal component {i} ({share:.0%} of the variance)" for i, share in enumerate(shares, 1)]
-    return mean, directions[:, ::-1].T[:2], labels
+    return mu.mean(axis=0, dtype=np.float64), directions, labels
 
 
 def decoder(vae, n=1):
@@ -120,16 +121,18 @@ def decoder(vae, n=1):
 
 
 def encoder(vae, n=1):
-    """x -> mu and log_var of q(z given x), of n rows, as JavaScript."""
+    """x and noise eps -> mu and log_var of q(z given x), and a draw z from it, of n rows, as JavaScript."""
 
     def step(a):
         params = vae.parameters.named(a["parameters"]) | vae.constants
         rows = np.concatenate([a["x"], a["y"]], axis=1) if "y" in a else a["x"]
         stats, _ = vae.encoder.forward(within(params, "encoder"), rows)
-        mu, log_var = vae.posterior.moments(within(params, "posterior"), stats)
-        return {"mu": mu, "log_var": log_var}
+        of_posterior = within(params, "posterior")
+        mu, log_var = vae.posterior.moments(of_posterior, stats)
+        (z, _), _ = vae.posterior.with_log_q(of_posterior, stats, a["eps"][None])
+        return {"mu": mu, "log_var": log_var, "z": z[0]}
 
-    return _program(vae, step, n, x=vae.input_dim, mu=vae.latent_dim, log_var=vae.latent_dim)
+    return _program(vae, step, n, x=vae.input_dim, **dict.fromkeys(("eps", "mu", "log_var", "z"), vae.latent_dim))
 
 
 def _program(vae, step, n, **widths):

@@ -3,6 +3,7 @@
 Save one with `figure.savefig("name.png")`; in a notebook, name it on the last line of a cell. Those with an `ax`
 draw into that matplotlib Axes instead of a new Figure. x holds examples as everywhere, (N, X) or (N, ...), uint8
 pixels or numbers. `image_shape` is (height, width) or (height, width, 3); without it, images are square and grey.
+A conditional model, VAE(..., n_classes=), needs `y`, as everywhere: a label for each row, or one for all.
 """
 
 import io
@@ -22,6 +23,7 @@ from scipy.special import ndtri
 from ..arguments import array, integer, integers, number, one_of, text, texts
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError, named, shown
+from ..model.flows import FlowPosterior
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.vae import VAE
@@ -119,16 +121,19 @@ def reconstructions(
     names: Sequence[str] | None = None,
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: np.ndarray | int | None = None,
 ) -> Figure:
     """The first n examples, each above its reconstruction from the posterior mean, `columns` in a row.
 
     names : a word or letter for each example, written on it
     """
     shape = image_shape_of(vae, image_shape)
-    x = vae.check_input(x)[: integer("reconstructions: n", n)]
+    x, n = vae.check_input(x), integer("reconstructions: n", n)
+    classes = None if y is None else vae.labels.check(y, len(x))
+    x, y = x[:n], None if classes is None else classes[:n]
     columns = integer("reconstructions: columns", columns)
     names = texts("reconstructions: names", () if names is None else names)
-    originals, copies = _as_numbers(vae, x), vae.reconstruct(x)
+    originals, copies = _as_numbers(vae, x), vae.reconstruct(x, **_given(y))
     grid, labels = [], []
     for start in range(0, len(originals), columns):
         grid += [originals[start : start + columns], copies[start : start + columns]]
@@ -149,12 +154,13 @@ def draws(
     seed: int = 0,
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: np.ndarray | int | None = None,
 ) -> Figure:
     """Each example of x (a few) beside the decoder's mean at n draws of z from its posterior."""
     shape = image_shape_of(vae, image_shape)
     originals, n = _as_numbers(vae, x), integer("draws: n", n)
     noise = generator(check_seed("draws: seed", seed)).standard_normal((n, len(originals), vae.latent_dim), np.float32)
-    copies = vae.reconstruct(x, noise)
+    copies = vae.reconstruct(x, noise, **_given(y))
     grid = [np.concatenate([originals[i : i + 1], copies[:, i]]) for i in range(len(originals))]
     ax = _show(ax, grid, shape, column_labels=["original", *map(str, range(1, n + 1))])
     ax.set(title="Inputs, and reconstructions from draws of z ~ q(z | x)", xlabel="draw")
@@ -162,11 +168,16 @@ def draws(
 
 
 def samples(
-    vae: VAE, n: int = 100, seed: int | None = None, image_shape: Sequence[int] | None = None, ax: Axes | None = None
+    vae: VAE,
+    n: int = 100,
+    seed: int | None = None,
+    image_shape: Sequence[int] | None = None,
+    ax: Axes | None = None,
+    y: np.ndarray | int | None = None,
 ) -> Figure:
     """What the model invents: the mean of p(x given z) at n draws of z from the prior."""
     shape, n = image_shape_of(vae, image_shape), integer("samples: n", n)
-    images = vae.sample(n, seed)
+    images = vae.sample(n, seed, **_given(y))
     columns = math.ceil(math.sqrt(n))
     ax = _show(ax, [images[start : start + columns] for start in range(0, n, columns)], shape)
     ax.set_title(f"{n} draws from the prior, decoded")
@@ -210,16 +221,19 @@ def interpolation(
     n: int = 10,
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: int | None = None,
 ) -> Figure:
-    """n decoded points of the straight line between two examples' posterior means, between the two themselves."""
+    """n decoded points of the straight line between two examples' posterior means, between the two themselves.
+
+    y : for a conditional model, the class of both, as which the points are decoded
+    """
     shape = image_shape_of(vae, image_shape)
     given = {"x_from": x_from, "x_to": x_to}
     ends = [vae.check_input(array(f"interpolation: {name}", x)[None]) for name, x in given.items()]
-    originals, mu = (
-        np.concatenate(each) for each in ([_as_numbers(vae, x) for x in ends], [vae.encode(x)[0] for x in ends])
-    )
+    originals = np.concatenate([_as_numbers(vae, x) for x in ends])
+    mu = np.concatenate([vae.encode(x, **_given(y))[0] for x in ends])
     shares = np.linspace(0, 1, integer("interpolation: n", n), dtype=mu.dtype)[:, None]
-    between = vae.decode((1 - shares) * mu[0] + shares * mu[1])
+    between = vae.decode((1 - shares) * mu[0] + shares * mu[1], **_given(y))
     labels = ["from", *(f"{share:.2f}" for share in shares[:, 0]), "to"]
     ax = _show(ax, [np.concatenate([originals[:1], between, originals[1:]])], shape, column_labels=labels)
     ax.set(title="Interpolation between two inputs", xlabel="share of the way in latent space")
@@ -233,12 +247,14 @@ def manifold(
     grid: str = "linear",
     image_shape: Sequence[int] | None = None,
     ax: Axes | None = None,
+    y: int | None = None,
 ) -> Figure:
     """What the decoder makes of an n x n grid of z: z1 grows to the right and z2 upwards, as in `latent_space`.
 
     grid   : "linear", in equal steps as the axes of `latent_space`, or "quantile", where each cell is equally likely
-             under the prior
+             under the prior, which is then to be the standard normal
     limits : of z, (-3, 3) by default; of a quantile grid the probabilities of the first and last cell, (0.05, 0.95)
+    y      : for a conditional model, the class as which all is decoded
     """
     if _check_model(vae, "latent_dim", "decode").latent_dim != 2:
         raise MiniVAEError(
@@ -246,14 +262,19 @@ def manifold(
         )
     shape = image_shape_of(vae, image_shape)
     values, centres, ends, spacing = _grid_values(n, limits, grid)
+    if grid == "quantile" and type(_check_model(vae, "prior").prior) is not StandardNormal:
+        raise MiniVAEError(
+            f"manifold: a quantile grid has the quantiles of N(0, 1), this model's prior is {shown(vae.prior)}: use "
+            'grid="linear" with limits of your own, or latent_plane'
+        )
     z1, z2 = np.meshgrid(values, values[::-1])  # the first row of a picture is its top, where z2 is largest
-    images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1))
+    images = vae.decode(np.stack([z1.ravel(), z2.ravel()], axis=1), **_given(y))
     picture = _mosaic(images.reshape(n, n, -1), shape, gap=0)
     ax = _axes(ax, 7, 7 * shape[0] / shape[1])
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(*ends, *ends), aspect=shape[0] / shape[1])
     if grid == "quantile":
-        shown = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
-        ticks = centres[shown], [f"{value + 0:.2f}" for value in values[shown].round(2)]  # + 0: no "-0.00"
+        marked = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
+        ticks = centres[marked], [f"{value + 0:.2f}" for value in values[marked].round(2)]  # + 0: no "-0.00"
         ax.set_xticks(*ticks)
         ax.set_yticks(*ticks)
     ax.set(title=f"Decoded latent plane, {n} x {n}{spacing}", xlabel="z1", ylabel="z2")
@@ -302,6 +323,11 @@ def _check_model(vae, *wanted):
     if isinstance(vae, type) or not all(hasattr(vae, name) for name in wanted):
         raise MiniVAEError(f"vae should be a VAE, got {named(vae)}")
     return vae
+
+
+def _given(y):
+    """Labels as an argument; without them there is none, so that what looks like a VAE need not take any."""
+    return {} if y is None else {"y": y}
 
 
 def _as_numbers(vae, x):
@@ -353,13 +379,22 @@ def latent_plane(
     class_names: Sequence[str] | None = None,
     n: int = 20,
     image_shape: Sequence[int] | None = None,
+    label: int | None = None,
 ) -> Figure:
-    """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there."""
+    """Where the examples lie in a latent plane, and beside it, on the same axes, what the decoder draws there.
+
+    label : for a conditional model, the class as which the decoder draws; y are those of the examples
+    """
+    if getattr(vae, "n_classes", None) and label is None:
+        raise MiniVAEError("latent_plane: with a conditional model pass label=, the class as which the decoder draws")
     figure = Figure(figsize=(13, 6.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     latent_space(vae, x, y, class_names, ax=left)
-    manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right)
-    right.set(title="What the decoder draws there", ylabel="")
+    manifold(vae, n, left.get_xlim(), image_shape=image_shape, ax=right, y=label)
+    title = "What the decoder draws there"
+    if label is not None:
+        title += f", as class {label if class_names is None or label >= len(class_names) else class_names[label]}"
+    right.set(title=title, ylabel="")
     return figure
 
 
@@ -372,7 +407,7 @@ def latent_space(
 ) -> Figure:
     """Where examples lie in the latent space: their posterior means as points, coloured by class.
 
-    y           : (N,) integers, the classes
+    y           : (N,) integers, the classes; a conditional model also encodes with them
     class_names : a name for each class, written where most of it lies; its number by default
 
     Circles are one, two and three standard deviations of the prior; another prior than the standard normal is drawn in
@@ -380,7 +415,9 @@ def latent_space(
     standard deviation is the vertical axis, and there are none. More than two are projected on the first two principal
     components of the means, where 0 stays 0.
     """
-    points, labels = _plane(*_check_model(vae, "encode", "latent_dim", "prior").encode(x))
+    of_model = _given(y if getattr(vae, "n_classes", None) else None)
+    mu, log_var = _check_model(vae, "encode", "latent_dim", "prior").encode(x, **of_model)
+    points, labels = _plane(mu, log_var, getattr(vae, "posterior", None))
     ax = _axes(ax, 7, 7)
     order = generator(0).permutation(points.shape[1])  # so that no class hides those before it
     look = {"s": min(18, max(5, 4e4 / len(order))), "linewidths": 0}
@@ -453,24 +490,33 @@ def _label_classes(ax, points, y, names, colours):
         ax.text(*at, names[i], color=ink, ha="center", va="center", fontsize=10, fontweight="bold", bbox=box)
 
 
-def _plane(mu, log_var):
+def _plane(mu, log_var, posterior):
     """Points (2, N) for posteriors of any dimension, and what the two axes are."""
     if mu.shape[1] == 1:
-        return np.stack([mu[:, 0], np.exp(log_var[:, 0] / 2)]), ("z1", "standard deviation of q(z1 | x)")
+        of = "the base of q(z1 | x)" if isinstance(posterior, FlowPosterior) else "q(z1 | x)"
+        return np.stack([mu[:, 0], np.exp(log_var[:, 0] / 2)]), ("z1", f"standard deviation of {of}")
     if mu.shape[1] == 2:
         return mu.T, ("z1", "z2")
+    directions, shares = principal_directions(mu)
+    labels = [
+        f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
+        for i, share in enumerate(shares, 1)
+    ]
+    return directions @ mu.T, labels
+
+
+def principal_directions(mu):
+    """The first two principal components of points mu (N, D), (2, D), and the shares of the variance that they hold.
+
+    Where the points do not vary, the directions are any two, and the shares 0.
+    """
     mu = mu.astype(np.float64)
     centred = mu - mu.mean(axis=0)
     variances, directions = np.linalg.eigh(centred.T @ centred)
     directions = directions[:, :-3:-1]
     # A direction's sign is arbitrary: let its largest coefficient be positive.
     directions = directions * np.sign(np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0))
-    shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
-    labels = [
-        f"principal component {i} of the {mu.shape[1]} dimensions ({share:.0%} of the variance)"
-        for i, share in enumerate(shares, 1)
-    ]
-    return (mu @ directions).T, labels
+    return directions.T, variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
 
 
 def check_classes(who, y, n, class_names):
@@ -489,7 +535,7 @@ def _class_colours(n):
     return COLOURS[:n] if n <= len(COLOURS) else list(colormaps["turbo"](np.linspace(0.03, 0.97, n)))
 
 
-def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None) -> Figure:
+def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None, y: np.ndarray | int | None = None) -> Figure:
     """The mean KL of each latent dimension, largest first; one whose mean does not vary has collapsed onto the prior.
 
         kl_d = mean over x of  1/2 (mu_d^2 + exp(log_var_d) - log_var_d - 1)
@@ -503,7 +549,7 @@ def kl_per_dimension(vae: VAE, x: np.ndarray, ax: Axes | None = None) -> Figure:
             f"kl_per_dimension needs a DiagonalGaussian posterior and the standard normal prior, whose KL is a sum "
             f"over dimensions, got {type(vae.posterior).__name__} and {type(vae.prior).__name__}"
         )
-    mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x))
+    mu, log_var = (stats.astype(np.float64) for stats in vae.encode(x, **_given(y)))
     kl = (0.5 * (mu**2 + np.exp(log_var) - log_var - 1)).mean(axis=0)
     order = np.argsort(-kl, kind="stable")
     active = (mu.var(axis=0) > 0.01)[order]

@@ -21,13 +21,22 @@ class Probe:
     def __init__(self, vae, seed):
         self.vae, self.seed, self.params = vae, seed, vae._params
 
-    def data(self, given):
-        """At most ROWS rows of x as (n, X), and of its labels; only that they lie in [0, 1] is not checked."""
+    def data(self, name, given):
+        """At most ROWS rows of x as (n, X), and of its labels; only that they lie in [0, 1] is not checked.
+
+        name : which argument of `diagnose` was given
+        """
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        x = array("diagnose: x", x)
+        x = array(f"diagnose: {name}", x)
         n = x.shape[0] if x.ndim else 0
         if n < LEAST_ROWS:
-            raise MiniVAEError(f"diagnose: x should have at least {LEAST_ROWS} rows, got {n}")
+            raise MiniVAEError(f"diagnose: {name} should have at least {LEAST_ROWS} rows, got {n}")
+        try:
+            return self._rows(x, y, n)
+        except MiniVAEError as error:
+            raise MiniVAEError(f"diagnose: {name}: {error}") from error
+
+    def _rows(self, x, y, n):
         y = self.vae.labels.check(y, n)
         rows = np.sort(generator(self.seed, DIAGNOSIS).permutation(n)[:ROWS]) if n > ROWS else slice(None)
         x = x[rows].reshape(min(n, ROWS), -1)
@@ -77,14 +86,17 @@ class Probe:
 
         def function(batch, labels, z):
             out = self.vae._decode(self.params, z[None], labels)
-            both = (np.concatenate([values, values], axis=-1) for values in (batch, out))
-            return [self._log_prob(batch, out), self._log_prob(*both)]
+            twice_out = np.concatenate([out, out], axis=-1)
+            beside = [np.concatenate([batch, values], axis=-1) for values in (batch, batch[::-1])]
+            return [self._log_prob(batch, out), *(self._log_prob(both, twice_out) for both in beside)]
 
         try:
-            once, twice = (values.mean() for values in self._batched(x, y, function, z))
+            once, twice, with_others = self._batched(x, y, function, z)
         except ValueError:  # it has an array with a place for each value
             return math.nan
-        return float(twice / once) if once else math.nan
+        if np.array_equal(twice, with_others):  # it takes its columns by their places, and looks at no more
+            return math.nan
+        return float(twice.mean() / once.mean()) if once.mean() else math.nan
 
     def alive(self, x, y, part, z=None):
         """For each ReLU of "encoder" or "decoder", its name and which units are above 0 for some row.

@@ -3,12 +3,14 @@
 import csv
 import importlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_examples import ROOT, run
 
 import minivae as mv
+from minivae import data
 
 BRIEF = ["--dataset", "sample", "--backend", "numpy", "--limit", 200]
 
@@ -82,9 +84,10 @@ def test_disentangle(tmp_path):
 
 
 def test_sprites(tmp_path):
-    process = run("sprites.py", "--out", tmp_path / "sprites.npz")
+    process = run("sprites.py", "--out", tmp_path / "sprites")
+    assert process.stdout.endswith(f"in {tmp_path / 'sprites'}\n")
     assert "2304 pictures of 3 of shape, 3 of size, 4 of rotation, 8 of column, 8 of row" in process.stdout
-    with np.load(tmp_path / "sprites.npz") as made:
+    with np.load(tmp_path / "sprites") as made:
         x, factors = made["x"].astype(float), made["factors"]
     assert len(np.unique(factors, axis=0)) == len(np.unique(x, axis=0)) == 2304  # no two look alike
     down, across = ((x.sum(axis=axis) @ np.arange(24.0)) / x.sum(axis=(1, 2)) for axis in (2, 1))
@@ -96,7 +99,7 @@ def test_sprites(tmp_path):
 
 
 def test_discrete(tmp_path):
-    brief = [*BRIEF, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60]
+    brief = [*BRIEF, "--limit", 20, "--epochs", 1, "--nll-samples", 10]  # fewer than the figure has room for
     process = run("discrete.py", *brief, "--out", tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert len(result) == 3 and all(-784 < each["elbo"] < 0 for each in result.values())
@@ -212,3 +215,16 @@ def test_sample_quality(tmp_path):
     assert real["precision"] > 0.7 and real["recall"] > 0.7 > drawn["recall"]
     assert [name for name, each in result.items() if each["as told"] is not None] == ["with classes"]
     assert (tmp_path / "sample_quality.png").stat().st_size > 10_000
+
+
+def test_sample_quality_of_one_component_and_few_images(monkeypatch):
+    """The two mixtures are one then; with untrained models."""
+    pytest.importorskip("sklearn.mixture")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    example, dataset = importlib.import_module("sample_quality"), data.load("sample", limit=30)
+    monkeypatch.setattr(mv, "fit", lambda *_, **__: None)
+    arguments = SimpleNamespace(components=1, dtype="float32", seed=0, epochs=1)
+    arms = [(name, images) for name, images, _ in example.draws(arguments, "numpy", dataset, 5)]
+    assert [name for name, _ in arms].count("its codes, 1 Gaussian") == 1 and len(arms) == 7
+    figure = example.draw(dict(arms), dataset.x_train.reshape(30, 784) / 255)
+    assert len(figure.axes) == 7 * 2 * 5

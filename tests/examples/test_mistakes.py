@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def test_the_gradient_does_not_grow_with_the_batch():
         vae.loss_and_gradients(np.tile(x, (times, 1)), np.zeros((4 * times, 2)))
         gradients.append(vae.gradients.flat.copy())
     np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_without_a_mistake_all_trainings_go_on_to_their_end():
+    """Except where the data are refused, as the page says."""
+    found = json.loads(museum.MEASURED.read_text())["without"]
+    assert list(found) == list(museum.SETTINGS)
+    for name, setting in museum.SETTINGS.items():
+        assert len(found[name]["reported"]) == (0 if setting.standardized else museum.EPOCHS), name
+        assert (museum.without(name, {"without": found}) == "these data are refused") is setting.standardized
+
+
+def test_in_the_setting_of_the_bounds_only_their_absence_breaks_a_training(monkeypatch):
+    monkeypatch.setattr(museum, "EPOCHS", 1)
+    (mistake,) = (mistake for mistake in museum.MISTAKES if mistake.name == "log_var not held")
+    setting = museum.SETTINGS[mistake.setting]
+    assert len(museum.train(setting)[1]["reported"]) == 1
+    assert museum.train(setting, mistake)[1] == {"reported": [], "right": None}
 
 
 def test_the_page_is_that_of_the_list():

@@ -90,10 +90,55 @@ def test_letters_stop_early_and_keep_the_best_weights(tmp_path):
     header, *rows = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
     losses = [float(row.split(",")[header.split(",").index("val_loss")]) for row in rows]
     assert best == 1 + int(np.argmin(losses))
-    assert re.fullmatch(LAST_LINE, process.stdout.splitlines()[-1])
+    last = process.stdout.splitlines()[-1]
+    assert re.fullmatch(LAST_LINE, last) and last.endswith(" on EMNIST letters, only A, E, I, O, U")
     test = data.load("emnist-letters", tmp_path).only("AEIOU").x_test
     losses = mv.load(tmp_path / "out" / "model.safetensors").evaluate(test)
     assert f"test -ELBO {losses.negative_elbo:.1f} nats" in process.stdout
+
+
+@pytest.mark.parametrize(
+    "script, arguments, message",
+    [
+        ("autoencoder", ["--dataset", "sample", "--limit", 2, "--left-out", 9], "of others, got 2 of [2, 7]"),
+        ("sample_quality", [*TINY, "--limit", 7, "--components", 2], "8 test images are needed, got 7 and 7"),
+        ("sample_quality", [*TINY, "--components", 300], "--components 300 needs more training images than that"),
+        ("sample_quality", [*TINY, "--images", 3], "expected an integer of at least 4, got '3'"),
+        ("imputation", ["--tables", "iris", "--shares", 20], "expected a number from 0 to 1, got '20'"),
+        ("imputation", ["--tables", "iris", "--shares", 0.3, 0], "--shares 0 leaves no gap"),
+        ("imputation", ["--tables", "iris", "--shares", 0.995], "or too few values of a column"),
+        ("disentangle", ["--latent-dim", 1], "expected an integer of at least 2, got '1'"),
+        ("true_posterior", [*TINY, "--digits", 1], "need two test images, got 1"),
+        ("true_posterior", [*TINY, "--points", 1], "expected an integer of at least 3, got '1'"),
+        ("iwae_mnist", [*TINY, "--growth", "nan"], "expected a number from 1 to 3, got 'nan'"),
+        ("iwae_mnist", [*TINY, "--stages", 12], "invalid choice: 12"),
+        ("avb", ["--latent-dim", 3], "--latent-dim means nothing for --dataset four-points"),
+        ("compress", ["--no-plots"], "unrecognized arguments: --no-plots"),
+        ("reparameterization", ["--seed", -1], "expected an integer of at least 0, got '-1'"),
+        ("sprites", ["--out", "nowhere/sprites.npz"], "cannot write nowhere/sprites.npz"),
+        ("thumbnail", ["nowhere.png", "copy.png"], "cannot read nowhere.png"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_training(
+    example, script, arguments, message, tmp_path, monkeypatch, capsys
+):
+    if script in ("imputation", "sample_quality"):
+        pytest.importorskip("sklearn.base")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mv, "fit", None)
+    monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
+    with pytest.raises((SystemExit, mv.MiniVAEError)) as error, example("common").RUN:
+        example(script).main()
+    assert message in str(error.value) + capsys.readouterr().err
+
+
+def test_only_those_that_can_resume_advise_it(example, tmp_path, monkeypatch):
+    (tmp_path / "checkpoint.safetensors").touch()
+    for script, advised in (("priors", False), ("deep_latent", True)):
+        monkeypatch.setattr("sys.argv", [script, *map(str, TINY), "--out", str(tmp_path)])
+        with pytest.raises(mv.MiniVAEError, match="has results already") as error, example("common").RUN:
+            example(script).main()
+        assert ("--resume" in str(error.value)) == advised
 
 
 @pytest.mark.slow
@@ -154,8 +199,16 @@ def test_the_autoencoder_goes_on_where_it_was_stopped(example, tmp_path):
     fit("parts.npz", 2)
     np.testing.assert_array_equal(fit("parts.npz", 3, resume=True), whole)
     assert not np.array_equal(fit("parts.npz", 1), whole)  # without resume it starts anew
-    with pytest.raises(mv.MiniVAEError, match="parts.npz is of another model"):
-        example("autoencoder").Autoencoder(6, 3, seed=0).fit(x, 2, tmp_path / "parts.npz", True)
+
+
+@pytest.mark.parametrize("seed, step", [(3, 1), (0, -1)])  # another seed, or the rows in another order
+def test_neither_of_both_autoencoders_goes_on_with_another_run(seed, step, example, tmp_path):
+    x, train_both = np.random.default_rng(0).random((250, 6), np.float32), example("autoencoder").train_both
+    train_both(Namespace(seed=0, epochs=1, out=tmp_path, resume=False), x, 2, "plane")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(mv.MiniVAEError, match="vae-plane.safetensors is of another training"):
+        train_both(Namespace(seed=seed, epochs=2, out=tmp_path, resume=True), x[::step], 2, "plane")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_reparameterization_tells_right_from_wrong(tmp_path):
@@ -182,7 +235,7 @@ def test_reparameterization_tells_right_from_wrong(tmp_path):
 def test_thumbnails_are_small(tmp_path):
     from matplotlib.image import imread, imsave
 
-    imsave(tmp_path / "noise.png", np.random.default_rng(0).random((600, 800, 3)))
+    imsave(tmp_path / "noise.png", np.random.default_rng(0).random((600, 800, 1)).repeat(3, axis=2))
     run("thumbnail.py", tmp_path / "noise.png", tmp_path / "small.png")
     assert (tmp_path / "small.png").stat().st_size <= 150_000
     height, width = imread(tmp_path / "small.png").shape[:2]

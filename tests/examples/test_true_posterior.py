@@ -73,7 +73,7 @@ def test_all_that_is_looked_at_is_that_of_a_linear_decoder(example, linear):
 def test_a_grid_that_is_too_small_is_refused(example, linear):
     vae, x, _, mean, _ = linear
     points, cell = example.plane(np.abs(mean[0]).max(), 101)
-    with pytest.raises(mv.MiniVAEError, match="reaches the rim of the grid: give a larger --reach"):
+    with pytest.raises(mv.MiniVAEError, match="reaches the rim: add --resume and a larger --reach"):
         example.integrate(example.log_joint(vae, x[:1], points)[..., 0], cell)
 
 
@@ -97,7 +97,11 @@ def test_the_gradient_of_one_q(example, flow):
 
 def test_it_runs(tmp_path):
     brief = ["--dataset", "sample", "--backend", "numpy", "--limit", 300, "--epochs", 4, 8, "--digits", 2]
-    process = run("true_posterior.py", *brief, "--points", 201, "--reach", 14, "--fit-steps", 20, "--out", tmp_path)
+    brief += ["--points", 201, "--fit-steps", 20, "--out", tmp_path]
+    small = run("true_posterior.py", *brief, "--reach", 2, status=2)
+    assert "201 x 201 points, up to 2 on either side" in small.stdout and "add --resume and a larger" in small.stderr
+    process = run("true_posterior.py", *brief, "--reach", 14, "--resume")  # with the models that are there
+    assert "loss = reconstruction" not in process.stdout
     nats = json.loads((tmp_path / "result.json").read_text())["nats"]
     assert list(nats) == ["4", "8"] and "2 test digits" in process.stdout
     for values in nats.values():

@@ -165,7 +165,38 @@ def test_the_base_alone_is_a_diagonal_gaussian():
     mean, std = [1, -2], np.exp([0.25, -0.25])
     np.testing.assert_allclose(z[:, 0], mean + std * EPS[:, 0])
     np.testing.assert_allclose(log_q[:, 0], scipy.stats.norm.logpdf(z[:, 0], mean, std).sum(axis=1))
-    np.testing.assert_array_equal(q.split(STATS), [[[1, -2]], [[0.5, -0.5]]])
+    for moments in (q.split(STATS), q.moments(params, STATS)):
+        np.testing.assert_array_equal(moments, [[[1, -2]], [[0.5, -0.5]]])
+
+
+def steps(dim):
+    """Two steps with a context of 3 and of 2 numbers, and one with none between them."""
+    return [
+        mv.InverseAutoregressive(dim, 6, context=3),
+        mv.Planar(dim),
+        mv.InverseAutoregressive(dim, 6, context=2, reverse=True),
+    ]
+
+
+POSTERIORS = {
+    "planar": (lambda: mv.FlowPosterior([mv.Planar(4), mv.Planar(4)]), 8),
+    "a context for some": (lambda: mv.FlowPosterior(steps(4)), 13),
+    "a chain on a chain": (lambda: mv.FlowPosterior([mv.Planar(4)], base=mv.FlowPosterior(steps(4))), 13),
+}
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_mu_is_the_draw_without_noise(name):
+    """So that it is decoded where the decoder has learnt to: `reconstruct` without noise, and with noise of 0."""
+    posterior, width = POSTERIORS[name]
+    vae = mv.VAE([mv.Dense(12, width)], [mv.Dense(4, 12)], posterior=posterior(), dtype="float64", seed=1)
+    for parameter, values in vae.parameters.items():
+        values += np.random.default_rng(len(parameter)).normal(0, 0.5, values.shape)
+    x = np.random.default_rng(0).random((9, 12))
+    np.testing.assert_allclose(vae.reconstruct(x), vae.reconstruct(x, eps=np.zeros((9, 4)))[0], rtol=1e-12)
+    (mu, log_var), stats = vae.encode(x), vae._encode(vae._params, x, None)
+    assert np.abs(mu - vae.posterior.split(stats)[0]).min() > 1e-3  # that is before the steps
+    np.testing.assert_array_equal(log_var, vae.posterior.split(stats)[1])
 
 
 def test_a_chain_on_a_chain_is_a_longer_chain():

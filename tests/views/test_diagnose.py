@@ -22,6 +22,7 @@ from minivae.views.probe import Probe
 
 HEALTHY = [
     zoo.plain, zoo.more_dimensions, zoo.conditional, zoo.squared_error, zoo.learned_variance, zoo.gaussian_table,
+    zoo.table_with_gaps, zoo.warmed_up,
 ]  # fmt: skip
 SLOW_TO_TRAIN = [zoo.binarized, zoo.beta_of_a_half, zoo.categorical, zoo.importance_weighted, zoo.flow]
 BROKEN = {
@@ -100,6 +101,34 @@ def test_which_dimensions_are_unused(digits):
     assert report.facts["active"] == 6 and np.allclose(kl[[2, 5]], 0) and (np.delete(kl, [2, 5]) > 0.1).all()
 
 
+class SecondColumn(mv.Gaussian):
+    """A likelihood of one's own that takes a column by its place."""
+
+    def log_prob(self, params, x, out):
+        log_px, backward = super().log_prob(params, x[:, 1:2], out[..., 1:2])
+        return log_px, lambda dlog_px: (np.pad(backward(dlog_px)[0], [(0, 0), (0, 0), (1, x.shape[1] - 2)]), {})
+
+
+def test_columns_that_are_taken_by_their_places_are_no_mean_over_the_values(digits):
+    ratio = Probe(zoo.model(digits, likelihood=SecondColumn()), 0).ratio_of_copies(digits.x_test[:100], None)
+    assert np.isnan(ratio)
+
+
+def test_gaps_do_not_hide_the_scale_and_counts_have_none(digits):
+    assert diagnosis(zoo.table_with_gaps, digits).findings == []
+    vae, x, _ = zoo.table_with_gaps(digits)
+    assert np.nanmean(x**2) > 20**2
+    (finding,) = mv.diagnose(vae, x * [100, 1, 1, 1, 1, 1]).findings
+    assert finding.name == "data-scale" and finding.number == pytest.approx(50, rel=0.1)  # by the columns of numbers
+
+
+def test_gaps_are_left_out_of_the_variance_of_the_data(digits):
+    vae, x, _ = zoo.table_with_gaps(digits)
+    probe, report = Probe(vae, 0), diagnosis(zoo.table_with_gaps, digits)
+    decoded = vae.decode(probe.draw(x, None, probe.noise(len(x)))).var(axis=0, dtype=np.float64)
+    assert report.facts["decoded_variance"] == pytest.approx(decoded.sum() / np.nanvar(x, axis=0).sum(), rel=1e-5)
+
+
 def test_what_an_odd_weight_comes_from(digits):
     (finding,) = diagnosis(zoo.averaged_over_pixels, digits).findings
     assert "1/196: the KL divided by the number of values" in finding.text and finding.number == 1 / 196
@@ -146,6 +175,45 @@ def test_units_of_images_are_channels_and_nested_layers_are_looked_into(digits):
     assert dense == "encoder.4.1" and len(units) == 12 and units.any()
 
 
+def history_of(reconstruction, kl, beta=1.0, loss_less=0.0):
+    """Rows for the numbers of each epoch's validation; an importance-weighted loss is less. Training does not rise."""
+    rows = np.array(np.broadcast_arrays(reconstruction, kl, beta, loss_less)).T
+    names = "loss", "reconstruction", "kl"
+    return [
+        {"epoch": epoch}
+        | dict(zip([f"val_{name}" for name in names], (r + b * k - less, r, k), strict=True))
+        | dict(zip([f"train_{name}" for name in names], (least + b * k - less, least, k), strict=True))
+        for epoch, (r, k, b, less) in enumerate(rows, 1)
+        for least in (rows[:, 0].min(),)
+    ]
+
+
+UP, SAME, DOWN = np.linspace(0, 4, 9), np.zeros(9), np.linspace(10, 0, 9)
+WARM_UP = np.linspace(0.1, 1, 9)
+
+
+@pytest.mark.parametrize(
+    "options, history, expected",
+    [
+        ({}, history_of(20 + SAME, 15 + DOWN, WARM_UP), ["unconverged"]),  # though its loss rises
+        ({}, history_of(20 + 0.7 * UP, 15 + 0.4 * DOWN, WARM_UP), []),
+        ({}, history_of(20 + UP, 5 + SAME, WARM_UP[::-1]), ["overfitted"]),  # though its loss falls
+        ({"beta": 2.0}, history_of(25 + DOWN, 5 + 1.25 * UP, 2), []),  # though -ELBO falls
+        ({"beta": 0.5}, history_of(20 + UP, 10 + SAME, 0.5), ["overfitted"]),
+        ({"beta": 2.0}, history_of(40 + UP / 12, 4.5 + SAME, 2), []),  # the loss is near that without z
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + 0.7 * UP, 15 + 0.4 * DOWN, WARM_UP, 1), []),
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + UP, 5 + SAME, 1, 1), ["overfitted"]),
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + UP, 5 + SAME, 1, 1 + 1.1 * UP), []),  # a tighter bound
+        ({"bound": mv.ImportanceWeighted()}, history_of(20 + SAME, 10 + DOWN, 1, 1), ["unconverged"]),
+    ],
+)  # fmt: skip
+def test_epochs_are_compared_under_one_beta(options, history, expected, digits):
+    (trained, _), vae = zoo.usual(digits), zoo.model(digits, **options)
+    vae.parameters.load(trained.parameters.to_host())
+    names = mv.diagnose(vae, digits.x_test, history=history).names
+    assert [name for name in names if name in ("overfitted", "unconverged")] == expected
+
+
 def test_the_order_of_the_data_does_not_matter(digits):
     """Sorted by their first code, half of the data would lie on one side of the other."""
     vae, x, _ = zoo.plain(digits)
@@ -156,8 +224,14 @@ def test_the_order_of_the_data_does_not_matter(digits):
 
 def test_bad_input_says_what_is_wanted(digits):
     vae, x, _ = zoo.untrained(digits)
-    with pytest.raises(mv.MiniVAEError, match="at least 50 rows, got 49"):
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: x should have at least 50 rows, got 49"):
         mv.diagnose(vae, x[:49])
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: train should have at least 50 rows, got 10"):
+        mv.diagnose(vae, x, train=x[:10])
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: train should hold real numbers"):
+        mv.diagnose(vae, x, train="x")
+    with pytest.raises(mv.MiniVAEError, match="^diagnose: train: the encoder expects"):
+        mv.diagnose(vae, x, train=x[:, :13])
     with pytest.raises(mv.MiniVAEError, match="encoder expects"):
         mv.diagnose(vae, x[:, :13])
     with pytest.raises(mv.MiniVAEError, match="NaN"):

@@ -9,9 +9,10 @@ import pytest
 
 import minivae as mv
 from minivae import data
+from minivae.model.parameters import within
 from minivae.views.explore import explore
 
-node = shutil.which("node")
+node, chromium = shutil.which("node"), shutil.which("chromium")
 needs_node = pytest.mark.skipif(node is None, reason="needs Node")
 
 
@@ -34,7 +35,15 @@ def convolutional():
     return mv.VAE(encoder, decoder, seed=1)
 
 
+def bent():
+    """A model with a flow as posterior, whose steps do something."""
+    steps = [mv.InverseAutoregressive(2, 6, context=2), mv.Planar(2)]
+    encoder = [mv.Dense(784, 12), mv.ReLU(), mv.Dense(12, 6)]
+    return mv.VAE(encoder, [mv.Dense(2, 784)], posterior=mv.FlowPosterior(steps), seed=3)
+
+
 MODELS = {
+    "a flow as posterior": bent,
     "two dimensions": lambda: dense(784, 2),
     "one dimension": lambda: dense(784, 1),
     "six dimensions": lambda: dense(784, 6, likelihood=mv.Gaussian(1.0), dtype="float64"),
@@ -48,9 +57,10 @@ const mean = (point, k) => {{ page.decoder.arrays.z.set(point);
     page.decoder.run(); return page.decoder.arrays.mean; }};
 page.encoder.arrays.x.set(Array.from(page.examples.subarray(0, page.X), p => p / 255));
 if (page.classes) page.encoder.arrays.y[page.exampleClasses[0]] = 1;
+page.encoder.arrays.eps.fill(0.5);
 page.encoder.run();
-const {{mu, log_var}} = page.encoder.arrays;
-console.log([...mu, ...log_var, ...mean(mu, 4), ...page.points].join(' '));
+const {{mu, log_var, z}} = page.encoder.arrays;
+console.log([...mu, ...log_var, ...z, ...mean(mu, 4), ...page.points].join(' '));
 """
 
 
@@ -72,9 +82,12 @@ def test_the_page_computes_what_the_model_computes(name, digits, tmp_path):
     mu, log_var = vae.encode(digits.x_test, y if vae.n_classes else None)
     np.testing.assert_allclose(numbers[:D], mu[0], 1e-5, 1e-5)
     np.testing.assert_allclose(numbers[D : 2 * D], log_var[0], 1e-5, 1e-5)
-    mean = vae.decode(mu[:1], 4 if vae.n_classes else None)[0]
-    np.testing.assert_allclose(numbers[2 * D : 2 * D + 784], mean, 1e-5, 1e-5)
-    points = numbers[2 * D + 784 :].reshape(n, 2)
+    ((batch, labels),) = vae._batches(vae.check_input(digits.x_test[:1]), y[:1] if vae.n_classes else None, 1)
+    stats, noise = vae._encode(vae._params, batch, labels), np.full((1, 1, D), 0.5, vae.dtype)
+    (z, _), _ = vae.posterior.with_log_q(within(vae._params, "posterior"), stats, noise)
+    np.testing.assert_allclose(numbers[2 * D : 3 * D], z[0, 0], 1e-5, 1e-5)
+    mean, points = numbers[3 * D : 3 * D + 784], numbers[3 * D + 784 :].reshape(n, 2)
+    np.testing.assert_allclose(mean, vae.decode(mu[:1], 4 if vae.n_classes else None)[0], 1e-5, 1e-5)
     if D <= 2:
         np.testing.assert_allclose(points[:, :D], mu, 1e-6)
     else:  # the same distances as in the plane of the two largest variances
@@ -105,6 +118,46 @@ def test_it_is_one_file_below_3_megabytes(digits):
 def test_a_convolutional_model_makes_a_page_below_3_megabytes(digits):
     images = np.random.default_rng(0).integers(0, 256, (2000, 784), np.uint8)  # which nothing could compress
     assert len(explore(mv.convnet((28, 28)), images, np.arange(2000) % 10).encode()) < 3e6
+
+
+@pytest.mark.parametrize("varies, n", [(True, 1), (False, 9)])
+def test_means_that_do_not_vary_have_a_plane_too(varies, n, digits):
+    """Of one example, or of an encoder that has collapsed."""
+    vae = dense(784, 6)
+    vae.parameters["encoder.2.W"][...] *= varies
+    page = explore(vae, digits.x_test[:n])
+    assert "principal component 1 (0% of the variance)" in page and "NaN" not in program_of(page)
+
+
+COUNT = """
+const image = ink.getImageData(0, 0, size, size).data, colours = {};
+for (let i = 0; i < image.length; i += 4) {
+    const key = image.subarray(i, i + 3).join();
+    colours[key] = (colours[key] || 0) + 1;
+}
+document.title = ['154,165,177', '200,30,30', '255,212,0'].map(key => colours[key] || 0).join(' ');
+"""
+
+
+@pytest.mark.skipif(chromium is None, reason="needs Chromium")
+@pytest.mark.parametrize(
+    "make, text, circles",
+    [
+        (bent, "The ring is", True),
+        (lambda: dense(784, 1, prior=mv.MixturePrior(1, 3)), "The ellipses are", False),
+    ],
+    ids=["a flow as posterior", "one dimension with another prior"],
+)
+def test_what_the_plane_shows(make, text, circles, digits, tmp_path):
+    """The circles are those of N(0, I), the ellipses those of a Gaussian; example and z have a mark in each plane."""
+    page = explore(make(), digits.x_test)
+    (tmp_path / "page.html").write_text(page.replace("choose(0);\n", f"choose(0);\ndrawPlane();\n{COUNT}"))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/page.html"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "CONSOLE" not in out.stderr and text in out.stdout
+    grey, red, yellow = map(int, re.findall(r"<title>(\d+) (\d+) (\d+)</title>", out.stdout)[0])
+    assert (grey > 500) == circles and red > 20 and yellow > 100
 
 
 def test_class_names_cannot_break_the_page(digits):

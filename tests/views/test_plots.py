@@ -13,15 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import minivae as mv
+from minivae.randomness import generator
 from minivae.views import plots
 
 SIDE = 4
 
 
-def model(latent_dim=2, n_pixels=SIDE * SIDE):
+def model(latent_dim=2, n_pixels=SIDE * SIDE, **options):
+    C = options.get("n_classes", 0)
     return mv.VAE(
-        encoder=[mv.Dense(n_pixels, 5), mv.ReLU(), mv.Dense(5, 2 * latent_dim)],
-        decoder=[mv.Dense(latent_dim, 5), mv.Tanh(), mv.Dense(5, n_pixels)],
+        encoder=[mv.Dense(n_pixels + C, 5), mv.ReLU(), mv.Dense(5, 2 * latent_dim)],
+        decoder=[mv.Dense(latent_dim + C, 5), mv.Tanh(), mv.Dense(5, n_pixels)],
+        **options,
     )
 
 
@@ -69,7 +72,7 @@ class Given:
 class Plane:
     """A model whose images are as bright as one coordinate of z."""
 
-    latent_dim, input_dim = 2, SIDE * SIDE
+    latent_dim, input_dim, prior = 2, SIDE * SIDE, mv.StandardNormal(2)
 
     def __init__(self, coordinate):
         self.coordinate = coordinate
@@ -222,6 +225,9 @@ def test_latent_space_of_one_dimension(x):
     mu, log_var = vae.encode(x)
     points = plots.latent_space(vae, x).axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(points, np.hstack([mu, np.exp(log_var / 2)]), rtol=1e-5)
+    bent = model(latent_dim=1, posterior=mv.FlowPosterior([mv.Planar(1)]))
+    for each, of in ((vae, "q(z1 | x)"), (bent, "the base of q(z1 | x)")):
+        assert plots.latent_space(each, x).axes[0].get_ylabel() == f"standard deviation of {of}"
 
 
 def test_loss_curves_show_all_parts_of_both(history):
@@ -334,6 +340,56 @@ def test_two_bars_do_not_fill_the_picture_and_collapsed_ones_are_grey():
     assert sum(bar.get_width() for bar in ax.patches) < 0.2 * np.ptp(ax.get_xlim())
 
 
+def cells(figure):
+    """The images of a figure's grid, (rows, columns, pixels)."""
+    ax = figure.axes[0]
+    height, width = (np.array(ax.images[0].get_array().shape) + plots.GAP) // (SIDE + plots.GAP)
+    return np.array([[image(ax, i, j).ravel() for j in range(width)] for i in range(height)])
+
+
+def conditional():
+    vae = model(n_classes=3, dtype="float64")
+    for name, values in vae.parameters.items():  # so that the labels make a difference
+        values += np.random.default_rng(len(name)).normal(0, 0.5, values.shape)
+    return vae
+
+
+@pytest.mark.parametrize("y", [np.arange(30) % 3, 1], ids=["a label for each", "one for all"])
+def test_figures_of_a_conditional_model_take_its_labels(x, y):
+    """Each shows what the model gives for them."""
+    vae, four = conditional(), 1 if np.isscalar(y) else y[:4]
+    x, eps = x.reshape(30, -1), generator(1).standard_normal((2, 4, 2), np.float32)
+    for drawn, wanted in (
+        (cells(plots.reconstructions(vae, x, n=4, y=y))[1], vae.reconstruct(x[:4], y=four)),
+        (cells(plots.draws(vae, x[:4], n=2, seed=1, y=four))[:, 1:].swapaxes(0, 1), vae.reconstruct(x[:4], eps, four)),
+        (cells(plots.samples(vae, n=4, seed=3, y=four)).reshape(4, -1), vae.sample(4, seed=3, y=four)),
+    ):
+        np.testing.assert_allclose(drawn, wanted, rtol=1e-6)
+    bars = plots.kl_per_dimension(vae, x, y=y).axes[0].patches
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(vae.evaluate(x, y=y).kl)
+
+
+def test_planes_of_a_conditional_model_show_one_class(x):
+    vae, y = conditional(), np.arange(30) % 3
+    z = np.stack(np.meshgrid([-1.5, 1.5], [1.5, -1.5]), axis=-1).reshape(4, 2)
+    left, right = plots.latent_plane(vae, x, y, ["a", "b", "c"], label=2).axes
+    assert right.get_title() == "What the decoder draws there, as class c"
+    without_name = plots.latent_plane(vae, x, y % 2, ["a", "b"], label=2).axes[1]
+    assert without_name.get_title() == "What the decoder draws there, as class 2"
+    codes = vae.encode(x, y)[0][generator(0).permutation(30)]
+    np.testing.assert_allclose(left.collections[0].get_offsets(), codes)
+    plane = plots.manifold(vae, limits=right.get_xlim(), y=2).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(right.images[0].get_array(), plane)
+    picture = plots.manifold(vae, n=2, y=2).axes[0].images[0].get_array()
+    for i, mean in enumerate(vae.decode(z, 2)):
+        row, column = SIDE * (i // 2), SIDE * (i % 2)
+        np.testing.assert_allclose(picture[row : row + SIDE, column : column + SIDE].ravel(), mean)
+    way = cells(plots.interpolation(vae, x[0], x[1], n=2, y=1))[0, 1:3]
+    np.testing.assert_allclose(way, vae.reconstruct(x[:2], y=1), rtol=1e-6)
+    with pytest.raises(mv.MiniVAEError, match="latent_plane: with a conditional model pass label="):
+        plots.latent_plane(vae, x, y)
+
+
 def test_architecture_names_layers_shapes_and_counts(vae):
     text = "\n".join(each.get_text() for each in plots.architecture(vae).axes[0].texts)
     for words in (
@@ -415,6 +471,10 @@ def test_needs_no_display_and_leaves_pyplot_alone(tmp_path):
         (lambda vae, x: plots.manifold(vae, grid="square"), '"linear" or "quantile"'),
         (lambda vae, x: plots.manifold(vae, limits=(-3, 3), grid="quantile"), 'grid="linear"'),
         (lambda vae, x: plots.manifold(vae, n=1), "at least 2"),
+        (
+            lambda vae, x: plots.manifold(model(prior=mv.MixturePrior(2, 3)), grid="quantile"),
+            'quantiles of N\\(0, 1\\), this model\'s prior is MixturePrior.*: use grid="linear"',
+        ),
         (lambda vae, x: plots.latent_space(vae, x, np.arange(29)), "30 integers"),
         (lambda vae, x: plots.latent_space(vae, x, np.arange(30), ("a", "b")), "2 class names"),
         (lambda vae, x: plots.loss_curves(mv.History()), "no epoch"),

@@ -87,6 +87,13 @@ def more_dimensions(d):
     return vae, d.x_test, {"history": history}
 
 
+def warmed_up(d):
+    """The validation loss rises with beta, while -ELBO falls."""
+    vae = model(d, latent=6)
+    schedules = {"beta": mv.linear_warmup(5 * d.epochs // 8)}
+    return vae, d.x_test, {"history": trained(d, vae, validation=d.x_test, schedules=schedules)}
+
+
 def conditional(d):
     vae = model(d, n_classes=10)
     history = trained(d, vae, (d.x_train, d.y_train), validation=(d.x_test, d.y_test), epochs=3 * d.epochs // 2)
@@ -146,6 +153,20 @@ def gaussian_table(d):
     options = {"epochs": 40, "batch_size": 50, "optimizer": mv.Adam(5e-3)}
     history = trained(d, vae, x[:3000], validation=x[3000:], **options)
     return vae, x[3000:], {"history": history, "train": x[:3000]}
+
+
+@cache
+def table_with_gaps(d):
+    """Numbers, levels and counts of which a fifth is missing; the counts are as large as they are."""
+    rng = np.random.default_rng(1)
+    numbers = table(2000)
+    levels, counts = np.digitize(numbers[:, 4:5], [-0.5, 0.5]) / 2, rng.poisson(np.exp(4.5 + 0.5 * numbers[:, 5:6]))
+    x = np.concatenate([numbers[:, :4], levels, counts], axis=1)
+    x = np.where(rng.random(x.shape) < 0.2, np.nan, x)
+    vae = mv.miwae([(mv.PredictedVarianceGaussian(), 4), (mv.Categorical(3), 1), (mv.Poisson(), 1)], 3, (32,))
+    options = {"epochs": 40, "batch_size": 50, "optimizer": mv.Adam(5e-3), "samples": 5}
+    history = trained(d, vae, x[:1500], validation=x[1500:], **options)
+    return vae, x[1500:], {"history": history, "train": x[:1500]}
 
 
 # ------------------------------------------------------------------------------------------------- broken ones
