@@ -27,6 +27,11 @@ def named(value):
     return f"the class {value.__name__}: write {value.__name__}(...)" if isinstance(value, type) else shown(value)
 
 
+def rows_of(shape):
+    """What an error calls rows of this shape: (B, 28, 28, 1)."""
+    return f"({', '.join(map(str, ('B', *shape)))})"
+
+
 def shown(value):
     """What an error says of a value: its repr, in a line or so."""
     try:

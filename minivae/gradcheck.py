@@ -489,7 +489,7 @@ def function_checks():
         ),
         "log_weights": (mixture.log_weights, {"logits": _off_kinks(rng, 5)}),
         "gaussian_log_prob_of_sample": (
-            two_layers.gaussian_log_prob_of_sample, {"z": z, "mu": mu, "log_var": log_var},
+            gaussian.gaussian_log_prob_of_sample, {"z": z, "mu": mu, "log_var": log_var},
         ),
         "maximum_mean_discrepancy": (lambda z: mmd.maximum_mean_discrepancy(z, [0.5, 2.0]), {"z": eps}),
         "log_aggregate": (

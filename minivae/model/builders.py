@@ -60,10 +60,10 @@ def convnet(
     channels = integers("convnet: channels", channels)
     check_activation("convnet", activation)
     likelihood, posterior = _parts(options)
-    classes = Labels(options.get("n_classes")).n_classes
-    if classes or isinstance(likelihood, PredictedVarianceGaussian):
-        what = "n_classes" if classes else "a PredictedVarianceGaussian"
-        raise MiniVAEError(f"convnet does not know {what}: use mlp, or put the layers together with VAE")
+    cure = "use mlp, or put the layers together with VAE"
+    refuse("convnet", options, n_classes=cure)
+    if isinstance(likelihood, PredictedVarianceGaussian):
+        raise MiniVAEError(f"convnet does not know a PredictedVarianceGaussian: {cure}")
     encoder: list[Layer] = [Reshape((height, width, colours))]
     decoder: list[Layer] = [Flatten()]
     n_before, n_out = colours, likelihood.params_dim(height * width * colours) // (height * width)
@@ -90,27 +90,33 @@ def dense_layers(*widths, activation, init="glorot_uniform"):
     return layers[:-1]
 
 
+def refuse(name, options, **cures):
+    """Raise MiniVAEError where one of these options of `VAE`, which the function `name` makes no use of, is given."""
+    for option, cure in cures.items():
+        if options.get(option) is not None:
+            raise MiniVAEError(f"{name} does not know {option}: {cure}")
+
+
+def chosen_likelihood(options):
+    """The likelihood among the options of `VAE`, or the one that it takes by default."""
+    return check_part("likelihood", options.get("likelihood"), Likelihood, Bernoulli)
+
+
 def _parts(options):
-    """The likelihood and the posterior among the options of `VAE`, or those that it takes by default."""
-    return (
-        check_part("likelihood", options.get("likelihood"), Likelihood, Bernoulli),
-        check_part("posterior", options.get("posterior"), Posterior, DiagonalGaussian),
-    )
+    posterior = check_part("posterior", options.get("posterior"), Posterior, DiagonalGaussian)
+    return chosen_likelihood(options), posterior
 
 
 def _n_stats(posterior, latent):
     """How many numbers the encoder gives."""
-    n_stats = next((n for n in range(latent, 20 * latent + 1000) if _fits(posterior, n, latent)), None)
-    if n_stats is None:
-        raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions")
-    return n_stats
-
-
-def _fits(posterior, n_stats, latent):
-    try:
-        return posterior.latent_dim(n_stats) == latent
-    except MiniVAEError:
-        return False
+    reason = ""
+    for n in range(latent, 20 * latent + 1000):
+        try:
+            if posterior.latent_dim(n) == latent:
+                return n
+        except MiniVAEError as error:
+            reason = reason or f": {error}"
+    raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions{reason}")
 
 
 def _check_sizes(name, **sizes):

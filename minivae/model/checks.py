@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 
 from ..arguments import number, one_of
-from ..errors import MiniVAEError, MiniVAEWarning, named, shown
+from ..errors import MiniVAEError, MiniVAEWarning, named, rows_of, shown
+from .bounds import ELBO
 from .conv import Flatten, Reshape
 from .layers import Activation, Sequential
 from .posteriors import DiagonalGaussian
@@ -44,6 +45,11 @@ def check_kl(kl, bound, posterior, prior):
         raise MiniVAEError(
             f"VAE: {type(posterior).__name__} is trained by its closed form of the ELBO, against {own!r}: leave kl, "
             "bound and prior out"
+        )
+    if posterior.has_own_loss and not isinstance(bound, ELBO):
+        raise MiniVAEError(
+            f"VAE: {type(posterior).__name__} has a gradient for the ELBO only: under the weights of "
+            f"{type(bound).__name__} it would be a wrong one. Leave bound out"
         )
     kl = one_of("VAE: kl", kl, ("analytic", "monte-carlo", None)) or ("monte-carlo" if needs_samples else "analytic")
     if kl == "analytic" and needs_samples:
@@ -114,8 +120,7 @@ def check_sizes(encoder, decoder, posterior, likelihood, n_classes):
     stats_shape = encoder.output_shape(encoder.input_shape)
     if len(stats_shape) != 1:
         raise MiniVAEError(
-            f"VAE: the encoder should give (B, 2D), got (B, {', '.join(map(str, stats_shape))}): end it with "
-            "Flatten() and a Dense"
+            f"VAE: the encoder should give (B, 2D), got {rows_of(stats_shape)}: end it with Flatten() and a Dense"
         )
     (stats_dim,) = stats_shape
     latent_dim = posterior.latent_dim(stats_dim)
@@ -123,7 +128,7 @@ def check_sizes(encoder, decoder, posterior, likelihood, n_classes):
         labels = f" and has {n_classes} classes behind it" if n_classes else ""
         raise MiniVAEError(
             f"VAE: the encoder gives (B, {stats_dim}), so z is (B, {latent_dim}){labels}, but the decoder takes "
-            f"(B, {', '.join(map(str, decoder.input_shape))}): the encoder's last layer should be "
+            f"{rows_of(decoder.input_shape)}: the encoder's last layer should be "
             "twice as wide as the decoder's first" + " without the classes" * bool(n_classes)
         )
     input_dim = encoder.input_shape[0] - n_classes
@@ -137,7 +142,7 @@ def check_sizes(encoder, decoder, posterior, likelihood, n_classes):
     if got != wanted:
         raise MiniVAEError(
             f"VAE: {type(likelihood).__name__} of {input_dim} values a row needs a decoder output of "
-            f"(B, {wanted[0]}), got (B, {', '.join(map(str, got))})"
+            f"{rows_of(wanted)}, got {rows_of(got)}"
         )
     return input_dim, latent_dim
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..arguments import integer, is_integer, one_of
 from ..engine.convolution import Axis, Windows, correlate, correlate_weights
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, rows_of, shown
 from .layers import INITIALISERS, Layer
 
 
@@ -79,10 +79,9 @@ class _Convolution(Layer):
 
     def output_shape(self, input_shape):
         if len(input_shape) != 3 or input_shape[2] != self.n_in:
-            got = ", ".join(map(str, ("B", *input_shape)))
             raise MiniVAEError(
                 f"{type(self).__name__}({self.n_in}, {self.n_out}) expects (B, height, width, {self.n_in}), "
-                f"got ({got}): is a Reshape((height, width, channels)) missing before it?"
+                f"got {rows_of(input_shape)}: is a Reshape((height, width, channels)) missing before it?"
             )
         height, width = (self.sweeps(size)[0] for size in input_shape[:2])
         if height < 1 or width < 1:
@@ -201,8 +200,7 @@ class Reshape(Layer):
 
     def output_shape(self, input_shape):
         if math.prod(input_shape) != math.prod(self.shape):
-            got, made = (", ".join(map(str, ("B", *sizes))) for sizes in (input_shape, self.shape))
-            raise MiniVAEError(f"Reshape cannot make ({made}) of ({got})")
+            raise MiniVAEError(f"Reshape cannot make {rows_of(self.shape)} of {rows_of(input_shape)}")
         return self.shape
 
     def forward(self, params, x):

@@ -106,6 +106,25 @@ def gaussian_sample_log_prob(eps, log_var):
     return -0.5 * np.sum(eps**2 + log_var + LOG_2PI, axis=-1), backward
 
 
+def gaussian_log_prob_of_sample(z, mu, log_var):
+    """log N(z; mu, exp(log_var)) of a z that is itself no constant.
+
+        log_pz = -1/2 sum_d ((z - mu)^2 / var + log_var + log 2 pi),   var = exp(log_var)
+
+    z, mu, log_var (N, D) -> log_pz (N,), nats
+
+    With n = (z - mu) / var:  dz = -n,  dmu = n,  dlog_var = 1/2 ((z - mu) n - 1), each times dlog_pz.
+    """
+    residual = z - mu
+    n = residual * np.exp(-log_var)
+
+    def backward(dlog_pz):
+        dlog_pz = dlog_pz[:, None]
+        return -dlog_pz * n, dlog_pz * n, dlog_pz * (0.5 * (residual * n - 1))  # dz, dmu, dlog_var
+
+    return -0.5 * np.sum(residual * n + log_var + LOG_2PI, axis=-1), backward
+
+
 def standard_normal_log_prob(z):
     """log p(z) under the prior N(0, I).
 

@@ -198,8 +198,12 @@ class Inference:
     @unwarned
     def log_prior(self, z: np.ndarray) -> np.ndarray:
         """log p(z) of z (N, D), a NumPy array (N,), nats."""
-        log_pz, _ = self.prior.log_prob(self._of_prior(), self.backend.asarray(self._check_z(z), self.dtype))
-        return finite("log p(z)", np.array(self.backend.to_host(log_pz)))
+        z, of_prior, log_pzs = self._check_z(z), self._of_prior(), []
+        for start in range(0, len(z), self.inference_rows):
+            rows = self.backend.asarray(z[start : start + self.inference_rows], self.dtype)
+            log_pz, _ = self.prior.log_prob(of_prior, rows)
+            log_pzs.append(np.array(self.backend.to_host(log_pz)))
+        return finite("log p(z)", np.concatenate(log_pzs))
 
     def draw_prior(self, n, rng):
         """n draws of z from the prior, (n, D), by a NumPy generator."""
@@ -337,12 +341,14 @@ class Inference:
                 f"the encoder expects (B, {self.input_dim}), got {x.shape}: did you pass other images, or one "
                 "image without the batch axis?"
             )
+        own = ranks.share(len(x))
         if x.dtype == np.uint8:
+            self.likelihood.check_pixels(x[own.start : own.stop])
             return x
         if x.dtype not in (np.float32, np.float64):  # which also holds for another byte order
             with np.errstate(over="ignore"):
                 x = x.astype(self.dtype)  # what overflows is found below
-        own, gaps = ranks.share(len(x)), self.likelihood.takes_nan and self.encoder.fills_nan
+        gaps = self.likelihood.takes_nan and self.encoder.fills_nan
         for start in range(own.start, own.stop, CHECKED_ROWS):
             rows = x[start : min(start + CHECKED_ROWS, own.stop)]
             usable = ~np.isinf(rows) if gaps else np.isfinite(rows)

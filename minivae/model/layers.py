@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..arguments import integer, one_of
-from ..errors import MiniVAEError, named
+from ..errors import MiniVAEError, named, rows_of
 from .parameters import Composite, Part, joined, within
 
 # ------------------------------------------------------------------------------------------------------ Dense
@@ -144,12 +144,13 @@ class Dense(Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            got = ", ".join(map(str, ("B", *input_shape)))
             hint = ""
             if input_shape == (2 * self.n_in,):
                 hint = ": did you pass the statistics (mu, log_var) instead of z?"
             kind = type(self).__name__
-            raise MiniVAEError(f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got ({got}){hint}")
+            raise MiniVAEError(
+                f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got {rows_of(input_shape)}{hint}"
+            )
         return (self.n_out,)
 
     def forward(self, params, x):
@@ -212,7 +213,7 @@ class Sequential(Composite, Layer):
             if not isinstance(layer, Layer):
                 raise MiniVAEError(f"Sequential: layer {i} should be a layer such as Dense, got {named(layer)}")
         self.input_shape = next((layer.input_shape for layer in self.layers if layer.input_shape), None)
-        self.fills_nan = any(layer.fills_nan for layer in self.layers)
+        self.fills_nan = self.layers[0].fills_nan  # behind a layer that doesn't, a row with a gap is all NaN
 
     def parts(self):
         return {str(i): layer for i, layer in enumerate(self.layers)}

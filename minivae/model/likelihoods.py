@@ -119,6 +119,9 @@ class Likelihood(Part):
     def check(self, x):
         """Raise MiniVAEError where x (a NumPy array) cannot come from this likelihood."""
 
+    def check_pixels(self, x):
+        """Raise MiniVAEError where x, a NumPy array of uint8, is not meant as pixels, to be divided by 255."""
+
     def log_prob(self, params, x, out):
         raise NotImplementedError
 
@@ -286,7 +289,8 @@ class Categorical(Likelihood):
     """Each pixel is one of K = `levels` values, each with a logit: P = X K, the logits of a pixel side by side.
 
     x : level k of K is the number k / (K - 1), so uint8 pixels are right as they are for K = 256; another x in
-        [0, 1] is taken for the nearest level
+        [0, 1] is taken for the nearest level. For a smaller K, uint8 with no value above K - 1 is refused: that is how
+        levels look, not pixels
 
     Unlike the cross-entropy of grey pixels this is a true log-probability of all X levels, in nats; divided by X log 2
     it is in bits per value. See `categorical_log_prob`.
@@ -310,6 +314,13 @@ class Categorical(Likelihood):
             raise MiniVAEError(
                 f"a Categorical likelihood expects values k / {self.levels - 1} in [0, 1], got [{low:g}, {high:g}]: "
                 "pass uint8 pixels as they are, or divide levels by their maximum"
+            )
+
+    def check_pixels(self, x):
+        if 0 < x.max(initial=0) < self.levels < 256:
+            raise MiniVAEError(
+                f"x is uint8, which is read as pixels and divided by 255, but its largest value is {x.max()}: pass the "
+                f"levels of Categorical({self.levels}) as x / {self.levels - 1}, or dark pixels as x / 255"
             )
 
     def log_prob(self, params, x, logits):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..arguments import integer, number
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, rows_of, shown
 from .layers import Activation, Layer
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -141,8 +141,7 @@ class LayerNorm(Layer):
 
     def output_shape(self, input_shape):
         if input_shape[-1] != self.n:
-            got = ", ".join(map(str, ("B", *input_shape)))
-            raise MiniVAEError(f"LayerNorm({self.n}) expects (B, ..., {self.n}), got ({got})")
+            raise MiniVAEError(f"LayerNorm({self.n}) expects (B, ..., {self.n}), got {rows_of(input_shape)}")
         return input_shape
 
     def forward(self, params, x):
@@ -157,7 +156,10 @@ class LayerNorm(Layer):
 
 
 class Dropout(Layer):
-    """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`."""
+    """Drops values at random in the steps of `fit`, and changes nothing anywhere else; see `dropout`.
+
+    It has its place in the encoder and the decoder; networks of a posterior or a prior refuse it.
+    """
 
     def __init__(self, rate: float = 0.5) -> None:
         if not 0 <= number(rate) < 1:

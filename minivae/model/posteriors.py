@@ -30,7 +30,8 @@ class Posterior(Part):
                                                                  `with_kl` as the parameter "lack"
     proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
     own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
-        backward(dloss) -> their grads                           are trained by, in place of the model's loss
+        backward(dloss) -> their grads                           are trained by, in place of the model's loss, for
+                                                                 which they are constants; with the ELBO only
 
     Where it `trains_otherwise`, `with_kl` is for training only: its z may be softer than a draw, its floor holds losses
     of its own. All that comes after training is then by `with_log_q`.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..arguments import integer
 from .gaussian import standard_normal_log_prob
 from .parameters import Part
 
@@ -30,11 +30,6 @@ class Prior(Part):
     of_posterior = False
     components = 1
 
-    def _check_counts(self, **counts):
-        for name, value in counts.items():
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise MiniVAEError(f"{type(self).__name__}: {name} should be an integer of at least 1, got {value!r}")
-
     def log_prob(self, params, z):
         raise NotImplementedError
 
@@ -49,8 +44,7 @@ class StandardNormal(Prior):
     """p(z) = N(0, I), against which a DiagonalGaussian has its KL in closed form; see `standard_normal_log_prob`."""
 
     def __init__(self, dim: int) -> None:
-        self._check_counts(dim=dim)
-        self.dim = int(dim)
+        self.dim = integer("StandardNormal: dim", dim)
 
     def log_prob(self, params, z):
         log_pz, z_backward = standard_normal_log_prob(z)

@@ -25,7 +25,8 @@ The gradient. log q depends on the weights of the encoder twice, by the draw and
 E_q[d/dw log q] = integral of q (dq/dw) / q = d/dw 1. So T may stand for log q although its own weights know nothing of
 the encoder's: the way through the draw u is all there is. T's weights get the gradient of the discriminator's loss, in
 which u is a constant, and not that of the ELBO, which would have T say what is cheap in place of what is true. Both are
-updated in the same step, as in the paper's algorithm 1.
+updated in the same step, as in the paper's algorithm 1. With importance weights the second way has another mean than 0
+(Tucker, Lawson, Gu & Maddison 2019), so a model takes no other bound than the ELBO.
 
 Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", sections 2 and 3. There each v_i has noise of
 its own, so that C is diagonal, and its averages are taken over the batch; here over some fixed e.
@@ -40,15 +41,14 @@ import numpy as np
 
 from ..arguments import flag, integer, number
 from ..errors import MiniVAEError, shown
-from ..model.builders import dense_layers
+from ..model.builders import chosen_likelihood, dense_layers, refuse
 from ..model.gaussian import reparameterize, standard_normal_log_prob
 from ..model.layers import Layer, ReLU, Sequential
-from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.vae import VAE
 from ..randomness import generator
-from .branches import WithInput, known_width
+from .branches import WithInput, widths_without_dropout
 
 SMALLEST = 1e-6  # is added to a variance that is divided by
 
@@ -139,10 +139,8 @@ class ImplicitPosterior(Composite, Posterior):
             for name, layers in (("noise", noise), ("features", features), ("discriminator", discriminator))
         }
         self.noise, self.features, self.discriminator = (stack.layers for stack in self.stacks.values())
-        widths = [known_width(f"ImplicitPosterior: {name}", stack) for name, stack in self.stacks.items()]
-        self.dim, self.n_inputs, seen = widths
-        (self.mixed,), (n_features,), (answers,) = (
-            stack.output_shape(stack.input_shape) for stack in self.stacks.values()
+        (self.dim, self.mixed), (self.n_inputs, n_features), (seen, answers) = (
+            widths_without_dropout(f"ImplicitPosterior: {name}", stack) for name, stack in self.stacks.items()
         )
         self.draws = integer("ImplicitPosterior: draws", draws, self.dim + 1)
         if (seen, answers) != (n_features + self.dim, 1):
@@ -283,7 +281,9 @@ def avb(
         decoder        z - hidden - hidden - x
     """
     D, quarter = integer("avb: latent", latent), max(1, integer("avb: hidden", hidden) // 4)
-    likelihood = Bernoulli() if options.get("likelihood") is None else options["likelihood"]
+    cure = "put the layers together with VAE"
+    refuse("avb", options, posterior=cure, n_classes=cure)
+    likelihood = chosen_likelihood(options)
 
     stack = partial(dense_layers, activation=ReLU, init=init)
     posterior = ImplicitPosterior(

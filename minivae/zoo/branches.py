@@ -4,16 +4,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, rows_of, shown
 from ..model.layers import Layer, Sequential
 from ..model.parameters import Composite, joined, within
 
 
-def known_width(name, network: Layer) -> int:
-    """How many columns a network takes; raises MiniVAEError where its first layer does not fix that."""
+def known_widths(name, network: Layer) -> tuple[int, int]:
+    """How many columns a network takes and gives; raises MiniVAEError where its layers don't fix that or don't fit."""
     if network.input_shape is None or len(network.input_shape) != 1:
         raise MiniVAEError(f"{name} should begin with a layer of known width, such as Dense")
-    return network.input_shape[0]
+    try:
+        made = network.output_shape(network.input_shape)
+    except MiniVAEError as error:
+        raise MiniVAEError(f"{name}: {error}") from error
+    if len(made) != 1:
+        raise MiniVAEError(f"{name} should give rows of numbers, got {rows_of(made)}: end it with Flatten()")
+    return network.input_shape[0], made[0]
+
+
+def widths_without_dropout(name, network: Layer) -> tuple[int, int]:
+    """`known_widths` of a network in a posterior or a prior, for which no step of a training draws uniform numbers."""
+    widths = known_widths(name, network)
+    if network.uniform_shapes(network.input_shape):
+        raise MiniVAEError(f"{name} has a Dropout, which drops in the encoder and the decoder only: leave it out")
+    return widths
 
 
 class SideBySide(Composite, Layer):
@@ -25,12 +39,13 @@ class SideBySide(Composite, Layer):
     """
 
     def __init__(self, networks: Sequence[Sequence[Layer]]) -> None:
-        stacks = [Sequential(layers) for layers in networks]
-        widths = [known_width(f"SideBySide: network {i}", stack) for i, stack in enumerate(stacks)]
+        stacks = [Sequential(layers) for layers in (networks if isinstance(networks, (list, tuple)) else [])]
         if not stacks:
-            raise MiniVAEError("SideBySide: expected at least one network, got an empty list")
+            raise MiniVAEError(f"SideBySide: expected a list of at least one network, got {shown(networks)}")
+        widths = [known_widths(f"SideBySide: network {i}", stack) for i, stack in enumerate(stacks)]
         self.networks, self.stacks = [stack.layers for stack in stacks], stacks
-        self.input_shape = (sum(widths),)
+        n_in, self.n_out = map(sum, zip(*widths, strict=True))
+        self.input_shape = (n_in,)
 
     def parts(self):
         return {str(i): stack for i, stack in enumerate(self.stacks)}
@@ -40,9 +55,8 @@ class SideBySide(Composite, Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            got = ", ".join(map(str, ("B", *input_shape)))
-            raise MiniVAEError(f"SideBySide expects (B, {self.input_shape[0]}), got ({got})")
-        return (sum(stack.output_shape(stack.input_shape)[0] for stack in self.stacks),)
+            raise MiniVAEError(f"SideBySide expects (B, {self.input_shape[0]}), got {rows_of(input_shape)}")
+        return (self.n_out,)
 
     def forward(self, params, x):
         self.output_shape(x.shape[1:])
@@ -73,7 +87,8 @@ class WithInput(Composite, Layer):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.f = Sequential(layers)
-        self.layers, self.input_shape = self.f.layers, (known_width("WithInput: layers", self.f),)
+        n_in, _ = known_widths("WithInput: layers", self.f)
+        self.layers, self.input_shape = self.f.layers, (n_in,)
 
     def parts(self):
         return self.f.parts()

@@ -46,13 +46,16 @@ def poisson_log_prob(x, log_rate):
 class Poisson(Likelihood):
     """Each value is a count, Poisson with rate exp(decoder's output); see `poisson_log_prob`.
 
-    x must hold 0, 1, 2, ... The logarithm of the rate is held within [-80, 80].
+    x must hold 0, 1, 2, ..., and be no uint8, which is for pixels. The logarithm of the rate is held within [-80, 80].
     """
 
     def check(self, x):
         bad = x[(x < 0) | (x != np.rint(x))]
         if len(bad):
             raise MiniVAEError(f"a Poisson likelihood expects counts 0, 1, 2, ..., got {bad[0]:g}")
+
+    def check_pixels(self, x):
+        raise MiniVAEError('x is uint8, which is read as pixels and divided by 255: pass counts as x.astype("int64")')
 
     def log_prob(self, params, x, out):
         log_rate, hold_backward = hold(out)

@@ -26,7 +26,7 @@ class FlowPrior(Composite, Prior):
     """
 
     def __init__(self, flows: Sequence[Flow]) -> None:
-        self.flows = list(flows)
+        self.flows = list(flows) if isinstance(flows, (list, tuple)) else []
         if not self.flows or not all(isinstance(flow, InverseAutoregressive) for flow in self.flows):
             bad = next((flow for flow in self.flows if not isinstance(flow, InverseAutoregressive)), flows)
             raise MiniVAEError(

@@ -9,8 +9,8 @@ noise from Gumbel(0, 1): if T_k is exponential with rate p_k, the least of all T
 
 As the temperature t falls to 0, z tends to the one-hot draw, its gradient's mean to the exact one, and its gradient's
 variance to infinity. At a t above 0 the gradient is that of another model, whose decoder sees soft codes. So it is
-trained on soft codes, and all that comes after training, `evaluate`, `log_likelihood`, `sample`, is of one-hot ones:
-the ELBO of the model with discrete codes, a true bound.
+trained on soft codes, and `evaluate`, `log_likelihood` and `sample` are of one-hot ones: the ELBO of the model with
+discrete codes, a true bound.
 
 The KL against the uniform prior is a sum over the K categories of each variable:
 
@@ -86,11 +86,11 @@ def categorical_kl(logits):
 def one_hot_of_largest(values, positions):
     """1 at the largest of the values along the last axis, the first of them where there are more, and 0 elsewhere.
 
-    positions : 0, 1, ... (K,)
+    positions : 0, 1, ... (K,).   Where a value is NaN, all of its row become NaN: the largest is not known
     """
-    is_largest = values == np.max(values, axis=-1, keepdims=True)
-    first = np.min(np.where(is_largest, positions, values.shape[-1]), axis=-1, keepdims=True)
-    return (positions == first).astype(values.dtype)
+    largest = np.max(values, axis=-1, keepdims=True)
+    first = np.min(np.where(values == largest, positions, values.shape[-1]), axis=-1, keepdims=True)
+    return (positions == first) + 0 * largest
 
 
 class UniformCodes(Prior):
@@ -101,8 +101,8 @@ class UniformCodes(Prior):
     """
 
     def __init__(self, dim: int, categories: int) -> None:
-        self._check_counts(dim=dim, categories=categories)
-        self.dim, self.categories = int(dim), int(categories)
+        self.dim = integer("UniformCodes: dim", dim)
+        self.categories = integer("UniformCodes: categories", categories)
         if self.dim % self.categories:
             raise MiniVAEError(f"UniformCodes: dim should be a multiple of categories={categories}, got {dim}")
         self.variables = self.dim // self.categories
@@ -122,7 +122,8 @@ class GumbelSoftmax(Posterior):
     categories  : K; what the encoder gives should be a multiple of it
     temperature : t of `gumbel_softmax`
 
-    `encode` gives the mean of the one-hot z, which are the probabilities p, and the log of their variance p (1 - p).
+    `encode` gives the mean of the one-hot z, which are the probabilities p, and the log of their variance p (1 - p);
+    `reconstruct` decodes that mean, or with noise `eps` one-hot draws.
     """
 
     has_analytic_kl = trains_otherwise = True
@@ -140,7 +141,7 @@ class GumbelSoftmax(Posterior):
         if stats_dim % self.categories:
             raise MiniVAEError(
                 f"GumbelSoftmax: the encoder's last layer should give (B, V K), {self.categories} logits for each of V "
-                f"variables; got (B, {stats_dim})"
+                f"variables; got (B, {stats_dim}): make it a multiple of {self.categories}"
             )
         return stats_dim
 

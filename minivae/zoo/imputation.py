@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import integer, integers
+from ..arguments import array, integer, integers
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError
 from ..model.bounds import ImportanceWeighted
-from ..model.builders import check_activation, dense_layers
-from ..model.inference import finite, to_unit, unwarned
+from ..model.builders import check_activation, dense_layers, refuse
+from ..model.inference import finite, unwarned
 from ..model.layers import Layer, Tanh
 from ..model.likelihoods import Likelihood
 from ..model.parameters import within
@@ -50,6 +50,7 @@ def miwae(
     activation : the class of the layers between them
     options    : of `VAE`, such as backend and seed; bound is ImportanceWeighted() by default
     """
+    refuse("miwae", options, likelihood="it is made of columns", n_classes="put the layers together with VAE")
     likelihood, fill = Observed(columns), ZeroFilled(columns)
     (n_seen,) = fill.output_shape(fill.input_shape)
     latent, hidden = integer("miwae: latent", latent), integers("miwae: hidden", hidden)
@@ -79,30 +80,31 @@ def impute(
     seed    : keys all that is drawn
     y       : the labels (N,), for a model with n_classes
 
-    Values that are there come back as they are. Source: Mattei & Frellsen 2019.
+    Values that are there come back as they are, in the dtype of x. Source: Mattei & Frellsen 2019.
     """
     check_vae("impute: vae", vae)
     if not isinstance(vae.likelihood, Observed):
         raise MiniVAEError(f"impute: the VAE should have an Observed likelihood, got {type(vae.likelihood).__name__}")
     draws = None if draws is None else integer("impute: draws", draws)
     samples, rng = integer("impute: samples", samples), generator(check_seed("impute: seed", seed), IMPUTATION)
-    x = to_unit(vae.check_input(x), vae.dtype)
-    y = vae.labels.check(y, len(x))
+    given = array("x", x)
+    x = vae.check_input(given)
+    given, y = given.reshape(x.shape), vae.labels.check(y, len(x))
     params = {name: vae.backend.to_host(value) for name, value in within(vae._params, "likelihood").items()}
-    made = np.array(np.broadcast_to(x, (draws or 1, *x.shape)))
+    made = np.array(np.broadcast_to(given, (draws or 1, *given.shape)))
     missing, size = np.isnan(x), max(1, vae.inference_rows // samples)
     with_gaps = np.flatnonzero(missing.any(axis=1))
     for start in range(0, len(with_gaps), size):
         rows = with_gaps[start : start + size]
         out, w = _weighted_draws(vae, x[rows], None if y is None else y[rows], samples, rng)
+        below = w.cumsum(axis=0)
         for table in made:
             if draws is None:
                 values = vae.likelihood.guess(params, out, w)
             else:
-                below = w.cumsum(axis=0)
                 chosen = np.minimum((below < rng.random(len(rows))).sum(axis=0), samples - 1)
                 values = vae.likelihood.sample(params, out[chosen, np.arange(len(rows))], rng)
-            table[rows] = np.where(missing[rows], values, x[rows])
+            table[rows] = np.where(missing[rows], values, given[rows])
     return finite("what was imputed", made[0] if draws is None else made)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..arguments import integer
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError, rows_of, shown
 from ..model.layers import Layer
 from ..model.likelihoods import Categorical, Likelihood, log_softmax
 from ..model.parameters import Composite, joined, within
@@ -84,6 +84,10 @@ class Observed(Composite, Likelihood):
             if len(there):
                 likelihood.check(there[:, None])
 
+    def check_pixels(self, x):
+        for _, likelihood, columns, _ in self.blocks():
+            likelihood.check_pixels(x[:, columns])
+
     def log_prob(self, params, x, out):
         (L, B, _), log_px, backward_passes = out.shape, 0, {}
         for name, likelihood, columns, of_out in self.blocks():
@@ -91,14 +95,14 @@ class Observed(Composite, Likelihood):
             seen, n = values == values, B * values.shape[1]  # a NaN is not itself
             one_by_one = np.where(seen, values, 0).reshape(n, 1), parameters.reshape(L, n, -1)
             log_p, log_p_backward = likelihood.log_prob(within(params, name), *one_by_one)
-            log_px = log_px + np.sum(log_p.reshape(L, *values.shape) * seen, axis=-1)
+            log_px = log_px + np.sum(np.where(seen, log_p.reshape(L, *values.shape), 0), axis=-1)
             backward_passes[name] = seen, log_p_backward
 
         def backward(dlog_px):
             douts, grads = [], {}
             for name, (seen, log_p_backward) in backward_passes.items():
                 dout, grads[name] = log_p_backward((dlog_px[..., None] * seen).reshape(L, -1))
-                douts.append(dout.reshape(L, B, -1))
+                douts.append(np.where(seen.reshape(-1, 1), dout, 0).reshape(L, B, -1))
             return np.concatenate(douts, axis=-1), joined(grads)
 
         return log_px, backward
@@ -174,9 +178,8 @@ class ZeroFilled(Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            got = ", ".join(map(str, ("B", *input_shape)))
-            raise MiniVAEError(f"ZeroFilled expects (B, {self.input_shape[0]}), got ({got})")
-        return (sum(n * getattr(likelihood, "levels", 1) for likelihood, n in self.columns),)
+            raise MiniVAEError(f"ZeroFilled expects (B, {self.input_shape[0]}), got {rows_of(input_shape)}")
+        return (sum(n * (of.levels if isinstance(of, Categorical) else 1) for of, n in self.columns),)
 
     def forward(self, params, x):
         self.output_shape(x.shape[1:])

@@ -8,6 +8,7 @@ VampPrior", section 5, where it is the "MoG prior" of the comparison.
 
 import numpy as np
 
+from ..arguments import integer
 from ..model.gaussian import LOG_2PI, hold
 from ..model.priors import Prior
 
@@ -24,7 +25,8 @@ def mixture_log_prob(z, mu, log_var, log_w):
         dz_n     = -sum_k R_nk (z_n - mu_k) / var_k
         dmu_k    =  sum_n R_nk (z_n - mu_k) / var_k
         dlog_var = 1/2 sum_n R_nk ((z_n - mu_k)^2 / var_k - 1),   dlog_w_k = sum_n R_nk
-    Each is written out into matrix products, for which no array (N, K, D) is needed.
+    The first two are written out into matrix products, for which no array (N, K, D) is needed. The third is not: in
+    float32 the squares of means far apart would leave little of those of small distances.
     """
     precision = np.exp(-log_var)
     squares = (z[:, None, :] - mu) ** 2 * precision
@@ -39,7 +41,7 @@ def mixture_log_prob(z, mu, log_var, log_w):
         R_z, of_k = R.T @ z, sum_R[:, None]
         dz = R @ (precision * mu) - z * (R @ precision)
         dmu = precision * (R_z - of_k * mu)
-        dlog_var = 0.5 * (precision * (R.T @ z**2 - 2 * mu * R_z + of_k * mu**2) - of_k)
+        dlog_var = 0.5 * (np.sum(R[:, :, None] * squares, axis=0) - of_k)
         return dz, dmu, dlog_var, sum_R  # the last is dlog_w
 
     return (largest + np.log(total))[:, 0], backward
@@ -72,8 +74,8 @@ class MixturePrior(Prior):
     """
 
     def __init__(self, dim: int, components: int = 10) -> None:
-        self._check_counts(dim=dim, components=components)
-        self.dim, self.components = int(dim), int(components)
+        self.dim = integer("MixturePrior: dim", dim)
+        self.components = integer("MixturePrior: components", components)
 
     def shapes(self):
         return {"mu": (self.components, self.dim), "log_var": (self.components, self.dim), "logits": (self.components,)}

@@ -42,7 +42,7 @@ def maximum_mean_discrepancy(z, widths):
         dz_b = 2 dmmd_b prior_slope_b z_b - sum_j (dmmd_b + dmmd_j) / (B - 1) slope_bj (z_b - z_j)
     with slope = mean of exp(...) / s2_w, and prior_slope the like of E k(z_b, z'), whose variance is s2_w + 1.
     """
-    (_, B, D), pairs = z.shape, max(z.shape[1] - 1, 1)
+    _, B, D = z.shape
     if B == 1:  # one code says nothing of how codes lie
         return np.zeros_like(z[..., 0]), lambda dmmd: np.zeros_like(z)
     apart = z[:, :, None, :] - z[:, None, :, :]
@@ -54,10 +54,10 @@ def maximum_mean_discrepancy(z, widths):
         kernel, slope = kernel + near, slope + near / s2
         to_prior, prior_slope = to_prior + near_prior, prior_slope + near_prior / (s2 + 1)
         within_prior += (s2 / (s2 + 2)) ** (D / 2) / len(widths)
-    mmd = (np.sum(kernel, axis=-1) - 1) / pairs - 2 * to_prior + within_prior  # k(z_b, z_b) = 1 is left out
+    mmd = (np.sum(kernel, axis=-1) - 1) / (B - 1) - 2 * to_prior + within_prior  # k(z_b, z_b) = 1 is left out
 
     def backward(dmmd):
-        both = (dmmd[:, :, None] + dmmd[:, None, :]) * slope / pairs
+        both = (dmmd[:, :, None] + dmmd[:, None, :]) * slope / (B - 1)
         return 2 * (dmmd * prior_slope)[..., None] * z - np.sum(both[..., None] * apart, axis=2)
 
     return mmd, backward

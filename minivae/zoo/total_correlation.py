@@ -27,12 +27,12 @@ import numpy as np
 from ..arguments import integer, number
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError, shown
-from ..model.gaussian import LOG_2PI, standard_normal_log_prob
+from ..model.gaussian import LOG_2PI, gaussian_log_prob_of_sample, standard_normal_log_prob
 from ..model.posteriors import DiagonalGaussian
+from ..model.priors import StandardNormal
 from ..model.regularisers import Regulariser
 from ..model.vae import VAE, check_vae
 from ..randomness import EVALUATION_NOISE, generator
-from .two_layers import gaussian_log_prob_of_sample
 
 VALUES = 1 << 22  # of log q(z_nd given x_j) at a time, outside training
 
@@ -151,11 +151,14 @@ def kl_parts(vae: VAE, x: np.ndarray, samples: int = 1, seed: int = 0, y: np.nda
     """What the KL on x is made of, with q(z) the mean of q(z given x) over all rows of x: KLParts.
 
     It takes len(x)^2 densities for each dimension and sample: some thousand rows are a matter of seconds. The mutual
-    information is at most log len(x). Raises MiniVAEError for a model whose q(z given x) is no DiagonalGaussian.
+    information is at most log len(x). Raises MiniVAEError for a model whose q(z given x) is no DiagonalGaussian, or
+    whose p(z) is no StandardNormal.
     """
-    posterior, samples = check_vae("kl_parts: vae", vae).posterior, integer("kl_parts: samples", samples)
-    if not isinstance(posterior, DiagonalGaussian):
-        raise MiniVAEError(f"kl_parts needs a DiagonalGaussian, this model has a {type(posterior).__name__}")
+    check_vae("kl_parts: vae", vae)
+    for part, kind in ((vae.posterior, DiagonalGaussian), (vae.prior, StandardNormal)):
+        if not isinstance(part, kind):
+            raise MiniVAEError(f"kl_parts needs a {kind.__name__}, this model has a {type(part).__name__}")
+    samples = integer("kl_parts: samples", samples)
     mu, log_var = (values.astype(np.float64) for values in vae.encode(x, y))
     rng, totals = generator(check_seed("kl_parts: seed", seed), EVALUATION_NOISE), np.zeros(4)
     step = max(1, VALUES // mu.size)

@@ -24,35 +24,24 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MiniVAEError
-from ..model.gaussian import LOG_2PI
+from ..arguments import integers
+from ..errors import MiniVAEError, shown
+from ..model.builders import chosen_likelihood, refuse
+from ..model.gaussian import gaussian_log_prob_of_sample
 from ..model.layers import Dense, Layer, Sequential
-from ..model.likelihoods import Bernoulli
 from ..model.parameters import Composite, joined, within
 from ..model.posteriors import DiagonalGaussian, Posterior
 from ..model.priors import Prior, StandardNormal
 from ..model.vae import VAE
-from .branches import SideBySide, WithInput, known_width
+from .branches import SideBySide, WithInput, widths_without_dropout
 from .gated import GatedDense
 
 
-def gaussian_log_prob_of_sample(z, mu, log_var):
-    """log N(z; mu, exp(log_var)) of a z that is itself no constant.
-
-        log_pz = -1/2 sum_d ((z - mu)^2 / var + log_var + log 2 pi),   var = exp(log_var)
-
-    z, mu, log_var (N, D) -> log_pz (N,), nats
-
-    With n = (z - mu) / var:  dz = -n,  dmu = n,  dlog_var = 1/2 ((z - mu) n - 1), each times dlog_pz.
-    """
-    residual = z - mu
-    n = residual * np.exp(-log_var)
-
-    def backward(dlog_pz):
-        dlog_pz = dlog_pz[:, None]
-        return -dlog_pz * n, dlog_pz * n, dlog_pz * (0.5 * (residual * n - 1))  # dz, dmu, dlog_var
-
-    return -0.5 * np.sum(residual * n + log_var + LOG_2PI, axis=-1), backward
+def half(name, n_stats):
+    """D1 for the statistics of z1; raises MiniVAEError where they are no mu and log_var."""
+    if n_stats % 2:
+        raise MiniVAEError(f"{name} should give (B, 2 D1), mu first and then log_var, got (B, {n_stats}): make it even")
+    return n_stats // 2
 
 
 class TwoLayerPosterior(Composite, Posterior):
@@ -73,13 +62,16 @@ class TwoLayerPosterior(Composite, Posterior):
         self.stacks = {
             name: Sequential(layers) for name, layers in (("of_x", of_x), ("of_z2", of_z2), ("joint", joint))
         }
-        widths = {name: known_width(f"TwoLayerPosterior: {name}", stack) for name, stack in self.stacks.items()}
-        for name, stack in self.stacks.items():
-            setattr(self, name, stack.layers)
-        self.n_inputs, self.dim2 = widths["of_x"], widths["of_z2"]
-        both = sum(self.stacks[name].output_shape(self.stacks[name].input_shape)[0] for name in ("of_x", "of_z2"))
-        (stats1,) = self.stacks["joint"].output_shape((both,))
-        self.dim1 = DiagonalGaussian().latent_dim(stats1)
+        self.of_x, self.of_z2, self.joint = (stack.layers for stack in self.stacks.values())
+        (self.n_inputs, h_x), (self.dim2, h_z2), (seen, stats1) = (
+            widths_without_dropout(f"TwoLayerPosterior: {name}", stack) for name, stack in self.stacks.items()
+        )
+        if seen != h_x + h_z2:
+            raise MiniVAEError(
+                f"TwoLayerPosterior: of_x and of_z2 give {h_x} + {h_z2} numbers, but joint takes {seen}: make its "
+                "first layer as wide"
+            )
+        self.dim1 = half("TwoLayerPosterior: joint", stats1)
 
     def parts(self):
         return self.stacks
@@ -149,14 +141,14 @@ class TwoLayerPrior(Composite, Prior):
         if not isinstance(top, Prior):
             raise MiniVAEError(f"TwoLayerPrior: top should be a prior such as StandardNormal(40), got {top!r}")
         self.top, self.stack = top, Sequential(below)
-        if self.stack.input_shape != (top.dim,):
+        n_in, stats1 = widths_without_dropout("TwoLayerPrior: below", self.stack)
+        if n_in != top.dim:
             raise MiniVAEError(
                 f"TwoLayerPrior: {type(top).__name__} gives z2 of {top.dim} dimensions, but the layers below take "
-                f"{self.stack.input_shape}: make the first of them as wide"
+                f"{n_in}: make the first of them as wide"
             )
-        (stats1,) = self.stack.output_shape(self.stack.input_shape)
         self.below, self.n_inputs, self.components = self.stack.layers, top.n_inputs, top.components
-        self.dim1, self.dim2 = DiagonalGaussian().latent_dim(stats1), top.dim
+        self.dim1, self.dim2 = half("TwoLayerPrior: below", stats1), top.dim
         self.dim = self.dim1 + self.dim2
 
     def parts(self):
@@ -218,8 +210,12 @@ def two_layers(
         p(z1 given z2)     z2 - hidden - hidden - 2 D1
         p(x given z1, z2)  [z1 - hidden, z2 - hidden] - hidden - x
     """
-    D1, D2 = latent
-    likelihood = Bernoulli() if options.get("likelihood") is None else options["likelihood"]
+    D = integers("two_layers: latent", latent)
+    if len(D) != 2:
+        raise MiniVAEError(f"two_layers: latent should be the sizes of z1 and z2, as (40, 40), got {shown(latent)}")
+    (D1, D2), cure = D, "put the layers together with VAE"
+    refuse("two_layers", options, prior="the prior of z2 is top=", posterior=cure, n_classes=cure)
+    likelihood = chosen_likelihood(options)
 
     def gated(*widths):
         return [GatedDense(n, m, init) for n, m in zip(widths, widths[1:], strict=False)]

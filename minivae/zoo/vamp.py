@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from ..arguments import integer
 from ..model.gaussian import hold
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import Prior
@@ -28,15 +29,16 @@ class VampPrior(Prior):
 
     Parameter u (K, n_inputs). What the encoder sees of it is held within [0, 1], where pixels lie; the gradient of a
     value outside is 0. u starts at N(0.05, 0.01^2), nearly black images, as in the authors' programs for MNIST; where
-    it should start at examples, load them: `vae.parameters.load(vae.parameters.to_host() | {"prior.u": x[:K]})`.
+    it should start at K rows u of examples as the model sees them, x[:K], or x[:K] / 255 of uint8 pixels, load them:
+    `vae.parameters.load(vae.parameters.to_host() | {"prior.u": u})`.
 
     The gradient of log p(z) reaches the encoder's weights twice: by z, and by the K components. The model needs a
     posterior whose statistics begin with a diagonal Gaussian's, and no classes.
     """
 
     def __init__(self, dim: int, n_inputs: int, components: int = 500) -> None:
-        self._check_counts(dim=dim, n_inputs=n_inputs, components=components)
-        self.dim, self.n_inputs, self.components = int(dim), int(n_inputs), int(components)
+        self.dim, self.n_inputs = integer("VampPrior: dim", dim), integer("VampPrior: n_inputs", n_inputs)
+        self.components = integer("VampPrior: components", components)
 
     def shapes(self):
         return {"u": (self.components, self.n_inputs)}

@@ -31,6 +31,7 @@ import numpy as np
 from ..arguments import integer, number
 from ..errors import MiniVAEError, shown
 from ..model.gaussian import LOG_VAR_MIN
+from ..model.inference import finite
 from ..model.parameters import within
 from ..model.posteriors import Posterior
 from ..model.vae import VAE, check_vae
@@ -72,8 +73,8 @@ class CodebookPrior(UniformCodes):
     of_posterior = True
 
     def __init__(self, dim: int, categories: int, width: int) -> None:
-        self._check_counts(dim=dim, categories=categories, width=width)
-        self.dim, self.categories, self.width = int(dim), int(categories), int(width)
+        self.dim, self.width = integer("CodebookPrior: dim", dim), integer("CodebookPrior: width", width)
+        self.categories = integer("CodebookPrior: categories", categories)
         if self.dim % self.width:
             raise MiniVAEError(f"CodebookPrior: dim should be a multiple of width={width}, got {dim}")
         self.variables = self.dim // self.width
@@ -118,7 +119,7 @@ class VectorQuantized(Posterior):
         if stats_dim % self.width:
             raise MiniVAEError(
                 f"VectorQuantized: the encoder's last layer should give (B, V d), vectors of width d = {self.width}; "
-                f"got (B, {stats_dim})"
+                f"got (B, {stats_dim}): make it a multiple of {self.width}"
             )
         return stats_dim
 
@@ -182,4 +183,4 @@ def codebook_use(vae: VAE, x: np.ndarray, y: np.ndarray | None = None) -> Codebo
         s = vae._encode(vae._params, batch, labels).reshape(-1, posterior.width)
         (_, chosen), _ = quantize(s, params["codebook"], params["positions"])
         counts = counts + vae.backend.to_host(np.sum(chosen, axis=0)).astype(np.float64)
-    return CodebookUse(np.rint(counts).astype(np.int64))
+    return CodebookUse(np.rint(finite("the choice of entries", counts)).astype(np.int64))

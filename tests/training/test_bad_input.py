@@ -61,6 +61,25 @@ def test_a_gaussian_likelihood_takes_any_finite_x():
     assert np.isfinite(vae(likelihood=mv.Gaussian()).evaluate(with_value(-30.0)).loss)
 
 
+COUNTS = np.arange(6, dtype=np.uint8)[None] % 3
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_counts_and_levels_are_not_read_as_pixels(observed):
+    def evaluate(likelihood, x):
+        if observed:
+            likelihood = mv.Observed([(mv.Gaussian(), 1), (likelihood, 5)])
+        return mv.mlp(6, likelihood=likelihood).evaluate(x).loss
+
+    with pytest.raises(mv.MiniVAEError, match=r'uint8, .* divided by 255: pass counts as x.astype\("int64"\)'):
+        evaluate(mv.Poisson(), COUNTS)
+    assert evaluate(mv.Poisson(), COUNTS.astype("int64")) == evaluate(mv.Poisson(), COUNTS.astype("float32"))
+    with pytest.raises(mv.MiniVAEError, match="its largest value is 2: pass the levels of Categorical.3. as x / 2, or"):
+        evaluate(mv.Categorical(3), COUNTS)
+    for levels, x in ((3, COUNTS * 0), (3, COUNTS * 127), (256, COUNTS)):
+        assert evaluate(mv.Categorical(levels), x) == pytest.approx(evaluate(mv.Categorical(levels), x / 255))
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

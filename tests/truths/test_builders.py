@@ -83,7 +83,12 @@ def test_bad_arguments():
         (lambda: mv.convnet((4, 4), likelihood=mv.PredictedVarianceGaussian()), "does not know a PredictedVariance"),
         (lambda: mv.mlp(4, likelihood=mv.Bernoulli), r"likelihood should be an instance such as Bernoulli\(\)"),
         (lambda: mv.convnet((4, 4), posterior=mv.DiagonalGaussian), "posterior should be an instance such as"),
-        (lambda: mv.mlp(4, posterior=mv.FlowPosterior([mv.Planar(3)])), "does not fit 2 latent dimensions"),
+        (
+            lambda: mv.mlp(4, posterior=mv.FlowPosterior([mv.Planar(3)])),
+            "fit 2 .*: flows of dim 3",
+        ),
+        (lambda: mv.mlp(4, 6, posterior=mv.GumbelSoftmax(4)), r"fit 6 .* got \(B, 6\): make it a multiple of 4"),
+        (lambda: mv.mlp(4, 5, posterior=mv.VectorQuantized(8, 3)), r"fit 5 .* got \(B, 5\): make it a multiple of 3"),
     ):
         with pytest.raises(mv.MiniVAEError, match=what):
             make()

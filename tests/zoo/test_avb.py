@@ -191,6 +191,7 @@ def parts(noise=None, features=None, discriminator=None, **options):
         (lambda: parts(noise=[mv.Tanh()]), "noise should begin with a layer of known width"),
         (lambda: parts(discriminator=[mv.Dense(5, 2)]), "should take 5 and give 1; it takes 5 and gives 2"),
         (lambda: parts(discriminator=[mv.Dense(4, 1)]), "it takes 4 and gives 1"),
+        (lambda: parts(features=[mv.Dense(4, 3), mv.Dropout()]), "ImplicitPosterior: features has a Dropout"),
         (lambda: parts(adaptive="yes"), "adaptive should be True or False"),
         (lambda: parts(draws=2), "draws should be an integer of at least 3"),
         (lambda: parts(pace=0), "pace should be a positive number, got 0"),
@@ -199,9 +200,12 @@ def parts(noise=None, features=None, discriminator=None, **options):
             r"should give \(B, 14\): 4 for mu and log_var, 6 to mix the noise, and the 4 values of x; got \(B, 4\)",
         ),
         (lambda: mv.avb(4, 0), "avb: latent should be an integer of at least 1"),
+        (lambda: mv.avb(4, bound=mv.ImportanceWeighted()), "a gradient for the ELBO only.* Leave bound out"),
         (lambda: mv.avb(4, kl="analytic"), "no analytic KL"),
         (lambda: mv.avb(4, prior=mv.VampPrior(2, 4)), "needs the density of q"),
-        (lambda: mv.avb(4, n_classes=3), "the encoder"),
+        (lambda: mv.avb(4, n_classes=3), "avb does not know n_classes: put the layers together with VAE"),
+        (lambda: mv.avb(4, posterior=mv.DiagonalGaussian()), "avb does not know posterior"),
+        (lambda: mv.avb(4, likelihood="grey"), "likelihood should be an instance such as .*, got 'grey'"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import MAKE_BACKEND
 from scipy import special, stats
 from truths.parts import params_of
 
@@ -151,6 +152,19 @@ def test_the_first_of_equal_values_is_chosen():
     values = np.array([[1.0, 3, 3], [2, 2, 2], [-1, -2, -0.5]], np.float32)
     chosen = one_hot_of_largest(values, np.arange(3))
     assert chosen.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]] and chosen.dtype == np.float32
+
+
+@pytest.mark.parametrize("where", ["numpy", "numba", "fake"])
+@pytest.mark.parametrize("make", [relaxed, quantized])
+def test_a_nan_of_the_encoder_is_no_code(make, where):
+    """Line by line, as in encode, and compiled, as in score and fit."""
+    vae = make(backend=MAKE_BACKEND[where]())
+    arrays = vae.parameters.to_host()
+    arrays["encoder.0.W"][...] = np.nan
+    vae.parameters.load(arrays)
+    for call in (vae.encode, vae.reconstruct, vae.evaluate, vae.loss_and_gradients, vae.log_likelihood):
+        with pytest.raises(mv.MiniVAEError, match="is not finite"):
+            call(np.tile(X, (20, 1)))
 
 
 def test_training_finds_the_kind_of_each_row():

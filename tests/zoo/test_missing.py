@@ -84,6 +84,22 @@ def test_without_gaps_it_is_the_likelihood_itself():
         np.testing.assert_allclose(observed_backward(plain)[0], backward(plain)[0])
 
 
+class LogNormal(mv.Likelihood):
+    """log x from N(out, 1): no density, and no slope, at the 0 that stands for a gap."""
+
+    def log_prob(self, params, x, out):
+        residual = np.log(x) - out
+        return -0.5 * np.sum(residual**2, axis=-1), lambda dlog_px: (dlog_px[..., None] * residual, {})
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_density_may_be_infinite_where_gaps_are():
+    likelihood, out = mv.Observed([(LogNormal(), 2)]), np.zeros((1, 2, 2))
+    log_px, backward = likelihood.log_prob({}, np.array([[np.e, np.nan], [np.nan, np.nan]]), out)
+    np.testing.assert_allclose(log_px, [[-0.5, 0]])
+    np.testing.assert_allclose(backward(np.ones((1, 2)))[0], [[[1, 0], [0, 0]]])
+
+
 def test_a_gap_gives_no_gradient():
     likelihood, x = mv.Observed(table_columns()), table_rows(6, gaps=0)
     x[:, 1:4] = np.nan
@@ -167,6 +183,17 @@ def test_guesses_are_the_conditional_means():
     for row, made in zip(x[:4], guess, strict=False):
         np.testing.assert_allclose(made[np.isnan(row)], conditional(row, mean, cov)[0], atol=0.04)
     np.testing.assert_array_equal(guess[~GAPS], x[~GAPS])
+
+
+def test_values_that_are_there_come_back_bit_for_bit():
+    """From a model in float32, whatever x holds."""
+    vae, table = mv.miwae([(mv.Gaussian(), 2)], 2, (4,)), np.array([[123456789.0, 0.1], [np.nan, 0.3]])
+    for draws in (None, 2):
+        for x in (table, (table / 1e5).astype("f2"), table.astype(">f8"), table.astype("f8")[:1].astype("i8")):
+            made = mv.impute(vae, x, draws, samples=10)
+            there = np.broadcast_to(~np.isnan(x), made.shape)
+            assert made.dtype == x.dtype and np.isfinite(made).all()
+            np.testing.assert_array_equal(made[there], np.broadcast_to(x, made.shape)[there])
 
 
 def test_draws_have_the_conditional_mean_and_covariance():
@@ -311,10 +338,20 @@ def filled_only():
             lambda: mv.mlp(3, likelihood=mv.Observed([(mv.Gaussian(), 3)])).evaluate(np.full((2, 3), np.nan)),
             "leave out what is NaN, with ZeroFilled in the encoder",
         ),
+        (
+            lambda: mv.VAE(
+                [mv.Dense(3, 3), mv.ZeroFilled([(mv.Gaussian(), 3)]), mv.Dense(3, 4)],
+                [mv.Dense(2, 3)],
+                mv.Observed([(mv.Gaussian(), 3)]),
+            ).encode(np.full((2, 3), np.nan)),
+            "leave out what is NaN, with ZeroFilled in the encoder",
+        ),
         (lambda: mv.impute(mv.mlp(3), np.zeros((2, 3))), "should have an Observed likelihood, got Bernoulli"),
         (lambda: mv.impute(model(), table_rows(3), draws=0), "impute: draws should be an integer of at least 1"),
         (lambda: mv.impute(model(), table_rows(3), samples=0), "impute: samples should be"),
         (lambda: mv.miwae(table_columns(), 0), "miwae: latent should be an integer of at least 1"),
+        (lambda: model(likelihood=mv.Bernoulli()), "miwae does not know likelihood: it is made of columns"),
+        (lambda: model(n_classes=3), "miwae does not know n_classes"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -106,6 +106,17 @@ def test_narrow_components_keep_their_density_in_float32():
     np.testing.assert_allclose(mixture_log_prob(*single)[0], mixture_log_prob(*doubled)[0], rtol=1e-5)
 
 
+def test_narrow_components_far_apart_keep_their_gradients_in_float32():
+    rng = np.random.default_rng(0)
+    mu = 30 * rng.standard_normal((8, 3))
+    z, log_var, log_w = np.repeat(mu, 20, axis=0), np.full((8, 3), -6.0), np.full(8, -np.log(8))
+    z = z + np.exp(-3) * rng.standard_normal(z.shape)
+    given = [values.astype(np.float32) for values in (z, mu, log_var, log_w)]
+    gradients = [mixture_log_prob(*(a.astype(d) for a in given))[1](np.ones(160, d)) for d in ("f4", "f8")]
+    for rounded, exact in zip(*gradients, strict=True):
+        np.testing.assert_allclose(rounded, exact, atol=1e-3 * np.abs(exact).max())
+
+
 def test_a_vampprior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs():
     prior, params = vamp()
     z = np.random.default_rng(0).normal(0, 2, (7, 2))
@@ -233,6 +244,16 @@ def test_log_prior_and_its_input():
             ask()
 
 
+def test_log_prior_asks_about_a_batch_at_a_time(monkeypatch):
+    vae = mv.mlp(4, 2, (5,), prior=mv.VampPrior(2, 4, 6), dtype="float64")
+    z, seen, log_prob = np.random.default_rng(0).standard_normal((50, 2)), [], mv.VampPrior.log_prob
+    whole = vae.log_prior(z)
+    monkeypatch.setattr(mv.VampPrior, "log_prob", lambda *args: seen.append(len(args[2])) or log_prob(*args))
+    vae.inference_rows = 20
+    np.testing.assert_allclose(vae.log_prior(z), whole, rtol=1e-12)
+    assert seen == [20, 20, 10]
+
+
 def test_pseudo_inputs_are_encoded_without_dropout():
     encoder = [mv.Dropout(0.9), mv.Dense(4, 4)]
     vae = mv.VAE(encoder, [mv.Dense(2, 4)], prior=mv.VampPrior(2, 4, 3), dtype="float64")
@@ -277,7 +298,13 @@ def test_training_lowers_the_loss_and_a_learned_prior_helps():
         (lambda: mv.VampPrior(2, 4, 0), "VampPrior: components should be an integer of at least 1, got 0"),
         (lambda: mv.MixturePrior(2.0), "MixturePrior: dim should be an integer of at least 1, got 2.0"),
         (lambda: mv.StandardNormal(0), "StandardNormal: dim should be"),
+        (lambda: mv.StandardNormal(True), "StandardNormal: dim should be an integer of at least 1, got True"),
         (lambda: mv.FlowPrior([]), "FlowPrior: flows should be a list"),
+        (lambda: mv.FlowPrior(None), "FlowPrior: flows should be a list of .*, got None"),
+        (
+            lambda: mv.FlowPrior(mv.InverseAutoregressive(2, 3)),
+            "should be a list of .*, got InverseAut",
+        ),
         (
             lambda: mv.FlowPrior([mv.Planar(2)]),
             "which can be gone through backwards.*got Planar",

@@ -233,6 +233,10 @@ def test_mutual_information_against_quadrature():
             lambda: mv.kl_parts(model(posterior=mv.FlowPosterior([mv.Planar(3)])), X),
             "kl_parts needs a DiagonalGaussian, this model has a FlowPosterior",
         ),
+        (
+            lambda: mv.kl_parts(model(prior=mv.MixturePrior(3)), X),
+            "kl_parts needs a StandardNormal, this model has a MixturePrior",
+        ),
         (lambda: mv.kl_parts(3, X), "kl_parts: vae should be a VAE"),
         (
             lambda: mv.mutual_information_gap(np.zeros((4, 1)), np.zeros((4, 1)), np.zeros((4, 1), int)),

@@ -6,7 +6,7 @@ from scipy import special, stats
 from truths.parts import params_of
 
 import minivae as mv
-from minivae.zoo.two_layers import gaussian_log_prob_of_sample
+from minivae.model.gaussian import gaussian_log_prob_of_sample
 
 X = np.random.default_rng(0).random((5, 4))
 
@@ -143,7 +143,21 @@ def test_other_likelihoods(likelihood, widths):
     "make, message",
     [
         (lambda: mv.TwoLayerPosterior([mv.Tanh()], [mv.Dense(2, 2)], [mv.Dense(4, 2)]), "of_x should begin with"),
-        (lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3)]), "even"),
+        (lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3)]), "joint should .*even"),
+        (
+            lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(5, 4)]),
+            "2 . 2 .*joint takes 5",
+        ),
+        (
+            lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dense(2, 2)], [mv.Dense(4, 3), mv.Dense(2, 2)]),
+            r"TwoLayerPosterior: joint: Dense\(2, 2\) expects \(B, 2\), got \(B, 3\)",
+        ),
+        (
+            lambda: mv.TwoLayerPosterior([mv.Dense(3, 2)], [mv.Dropout(), mv.Dense(2, 2)], [mv.Dense(4, 2)]),
+            "TwoLayerPosterior: of_z2 has a Dropout, which drops in the encoder and the decoder only: leave it out",
+        ),
+        (lambda: mv.TwoLayerPrior(mv.StandardNormal(2), [mv.Dense(2, 3)]), "TwoLayerPrior: below should give .*even"),
+        (lambda: mv.TwoLayerPrior(mv.StandardNormal(2), [mv.Dense(2, 2), mv.Dropout()]), "below has a Dropout"),
         (
             lambda: mv.VAE(
                 [mv.Dense(3, 4)],
@@ -155,7 +169,12 @@ def test_other_likelihoods(likelihood, widths):
         (lambda: mv.TwoLayerPrior("normal", [mv.Dense(2, 2)]), "top should be a prior such as"),
         (lambda: mv.TwoLayerPrior(mv.StandardNormal(3), [mv.Dense(2, 2)]), "gives z2 of 3 dimensions"),
         (lambda: mv.two_layers(4, (1, 2), 5, mv.VampPrior(2, 3)), "n_inputs=3, but the encoder takes 4"),
-        (lambda: mv.two_layers(4, (1, 2), 5, n_classes=3), "the encoder"),
+        (lambda: mv.two_layers(4, (1, 2), 5, n_classes=3), "two_layers does not know n_classes: put the layers"),
+        (lambda: mv.two_layers(4, prior=mv.MixturePrior(80)), "does not know prior: the prior of z2 is top="),
+        (lambda: mv.two_layers(4, posterior=mv.DiagonalGaussian()), "two_layers does not know posterior"),
+        (lambda: mv.two_layers(4, 3), r"latent should be a list of integers such as \(32, 64\), got 3"),
+        (lambda: mv.two_layers(4, (3, 2, 1)), r"the sizes of z1 and z2, as \(40, 40\), got \(3, 2, 1\)"),
+        (lambda: mv.two_layers(4, likelihood=mv.Gaussian), r"likelihood should be .*, got the class Gaussian"),
     ],
 )
 def test_bad_arguments(make, message):
