@@ -103,7 +103,7 @@ COMPARISONS = {
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
 
-# Numbers that only decide how work is cut and shared out: neither they nor comparisons with them are mutated.
+# Numbers that only decide how work is cut and shared out: neither they nor conditions with them are mutated.
 TUNING = set("LEAST_VALUES LEAST_PRODUCTS GRAIN LONG_SUM PARTS PIECE PATCH_BYTES LOOKS LINE BLOCK".split())
 TUNING |= set("SMALL MAX_PARTS SHORT WORKSPACE_BYTES WARM_UP".split())
 
@@ -173,7 +173,7 @@ def names_in(node):
 def replacements(node):
     """The mutants of one node: other nodes to stand in its place."""
     name = array_function(node)
-    if isinstance(node, (ast.BinOp, ast.Compare)) and names_in(node) & TUNING:
+    if isinstance(node, (ast.BinOp, ast.BoolOp, ast.Compare)) and names_in(node) & TUNING:
         return
     if name:
         if name in OTHERS:

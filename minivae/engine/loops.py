@@ -304,7 +304,7 @@ class Loops:
         done, shares = 0, []
         for address in [] if flat is None else sorted(self._owned):
             first, owned = (address - flat.ctypes.data) // flat.itemsize, self._owned[address]
-            if _within(flat, address) and done <= first <= n - owned[-1]:
+            if done <= first <= n - owned[-1]:
                 if first > done:
                     shares.append(self._shares(first - done, 1, done, GRAIN))
                 shares.append([first + start for start in owned])
@@ -340,7 +340,7 @@ class Loops:
         gone = [i for i in axes if x.shape[i] != 1]
         kept = [i for i in range(x.ndim) if i not in axes and x.shape[i] != 1]
         ones = [i for i in range(x.ndim) if i not in gone + kept]
-        x = x.transpose([*ones, *gone, *kept])[(0,) * len(ones) + (...,)]
+        x = x.transpose([*ones, *gone, *kept])[(0,) * len(ones)]
         out = out.transpose([*ones, *gone, *kept])[(0,) * len(ones + gone) + (...,)]
         sizes, (strides,) = merged(x.shape[: len(gone)], [x])
         x = as_strided(x, (*sizes, *out.shape), (*strides, *x.strides[len(gone) :]))

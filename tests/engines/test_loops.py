@@ -532,6 +532,7 @@ def test_rows_of_what_the_step_makes(n_workers, split_everything):
 @pytest.mark.parametrize("step", [
     lambda a: rows(a["table"][:, ::2], a["index"]),
     lambda a: rows(a["table"], a["index"].reshape(2, 2)).reshape(4, 4),
+    lambda a: np.concatenate([rows(a["table"].reshape(20, 2, 2), a["index"]), a["table"][:4].reshape(4, 2, 2)], axis=2),
 ])  # fmt: skip
 def test_rows_of_other_kinds_are_left_to_numpy(step, capsys):
     arrays = {"table": normal(20, 4), "index": np.array([19, 3, 3, 0])}
@@ -540,6 +541,12 @@ def test_rows_of_other_kinds_are_left_to_numpy(step, capsys):
     mv.get_backend("numba").compile(lambda a: {"y": step(a)}, arrays)()
     np.testing.assert_array_equal(arrays["y"], expected)
     assert "table whose rows have no gaps" in capsys.readouterr().err
+
+
+def test_threads_that_read_one_table_do_not_wait(split_everything):
+    arrays = {"table": normal(20, 4), "index": np.array([19, 3, 3, 0]), "x": normal(4, 4), "y": normal(4, 4)}
+    step = lambda a: {"x": rows(a["table"], a["index"]), "y": rows(a["table"], a["index"][::-1])}  # noqa: E731
+    assert [instruction.join for instruction in compiled(step, arrays, 2).instructions] == [False, True]
 
 
 # --------------------------------------------------------------------------------------------------- products
@@ -708,6 +715,22 @@ def test_all_loops_over_a_batch_give_a_thread_the_same_rows(shape, flat, with_ga
     (of_x,) = compiled(lambda a: {"x": a["x"] * 2}, arrays, 3).instructions
     (of_z,) = compiled(lambda a: {"y": a["z"][..., 1:] * 2}, arrays, 3).instructions
     assert of_x.shares == flat and of_z.shares == with_gaps
+
+
+def test_each_thread_updates_the_weights_whose_gradients_it_computed(split_everything):
+    arrays = {name: normal(*shape) for name, shape in {"x": (100, 151), "u": (100, 50), "W": (50, 50)}.items()}
+    arrays |= {"h": normal(100, 50), "g": normal(151 * 50 + 7 + 50 * 50), "p": normal(151 * 50 + 7 + 50 * 50)}
+
+    def step(a):
+        h = a["u"] @ a["W"]  # a product too, though not one of gradients
+        g = np.concatenate([(a["x"].T @ h).reshape(-1), a["p"][:7] * 2, (a["u"].T @ h).reshape(-1)])
+        return {"h": h, "g": g, "p": a["p"] * 0.99 - 0.1 * g}
+
+    _, of_x, _, of_u, *update = (instruction.shares for instruction in compiled(step, arrays, 2).instructions)
+    assert of_x == [0, 75, 151] and of_u == [0, 25, 50]
+    behind = 151 * 50 + 7
+    assert update[0] == [50 * row for row in of_x] and update[2] == [behind + 50 * row for row in of_u]
+    assert update[1][0] == update[0][-1] and update[1][-1] == update[2][0]
 
 
 def test_a_part_of_a_product_is_worked_on_by_itself(n_workers, split_everything):

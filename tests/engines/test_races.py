@@ -7,6 +7,8 @@ from random_models import random_training
 from reference import models
 
 import minivae as mv
+from minivae.engine.backend import NumpyBackend
+from minivae.engine.tracing import trace
 from minivae.training.state import Training
 
 pytest.importorskip("numba")
@@ -108,6 +110,24 @@ def test_no_random_model_has_a_race(seed, monkeypatch):
     monkeypatch.setattr(loops, "LEAST_PRODUCTS", [1 << 16, 1 << 10, 16, 1][seed // 4 % 4])
     monkeypatch.setattr(threads.blas, "n_threads", THREADS[seed % 3])
     assert_no_race(a_random_training(seed))
+
+
+def test_sums_over_one_of_four_axes_have_no_race(split_everything):
+    """Their shares are of two axes taken as one; what reads them then has other shares."""
+    x, y = np.random.default_rng(0).standard_normal((7, 3, 5, 6)), np.zeros((3, 5, 6))
+    for order in ([0, 1], [1, 0]):
+        step = trace(lambda a: {"y": np.sum(a["x"], axis=0)[::-1] * 2}, {"x": x, "y": y})
+        list_ = loops.Loops(step, NumpyBackend(), n_workers=2)
+        assert races(list_) == []
+        in_turn(list_, order)
+        np.testing.assert_allclose(y, x.sum(axis=0)[::-1] * 2, rtol=1e-12)
+
+
+def test_sums_of_one_array_wait_for_nothing(split_everything):
+    arrays = {"x": np.ones((7, 8, 9)), "y": np.zeros((8, 9)), "z": np.zeros((7, 9))}
+    step = trace(lambda a: {"y": np.sum(a["x"], axis=0), "z": np.sum(a["x"], axis=1)}, arrays)
+    list_ = loops.Loops(step, NumpyBackend(), n_workers=2)
+    assert [instruction.join for instruction in list_.instructions].index(True) == len(list_.instructions) - 1
 
 
 def after_a_step(training, order):
