@@ -733,6 +733,32 @@ def test_each_thread_updates_the_weights_whose_gradients_it_computed(split_every
     assert update[1][0] == update[0][-1] and update[1][-1] == update[2][0]
 
 
+@pytest.mark.parametrize("m, n, transposed, shares", [
+    (100, 20, False, [0, 50, 100]),  # by rows
+    (20, 100, False, [0, 48, 100]),  # by columns, from a cache line on
+    (20, 50, False, [0, 25, 50]),
+    (64, 200, True, [0, 32, 64]),  # by rows, as the gradient of a wide layer's weights
+    (62, 200, True, [0, 96, 200]),
+    (64, 200, False, [0, 96, 200]),
+])  # fmt: skip
+def test_products_are_shared_out_by_rows_or_by_columns(m, n, transposed, shares):
+    arrays = {"a": normal(90, m) if transposed else normal(m, 90), "b": normal(90, n), "y": normal(m, n)}
+    step = lambda a: {"y": (a["a"].T if transposed else a["a"]) @ a["b"]}  # noqa: E731
+    (product,) = compiled(step, arrays, 2).instructions
+    assert product.shares == shares
+
+
+@pytest.mark.parametrize("rows, shares", [(5_000, [0, 2, 2]), (20_000, [0, 1, 2])])
+def test_a_small_product_of_what_several_threads_made_is_one_thread_s(rows, shares):
+    arrays = {"x": normal(rows, 2), "h": normal(rows, 2), "y": normal(2, 2)}
+
+    def step(a):
+        h = np.exp(a["x"])
+        return {"h": h, "y": a["x"].T @ h}
+
+    assert compiled(step, arrays, 2).instructions[-1].shares == shares
+
+
 def test_a_part_of_a_product_is_worked_on_by_itself(n_workers, split_everything):
     """The share of a thread in a flat array follows its share in the product there, but never leaves the array."""
     arrays = {"a": normal(4, 3, dtype="float64"), "y": np.zeros(10), "z": np.zeros((4, 4))}
