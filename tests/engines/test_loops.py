@@ -748,6 +748,14 @@ def test_products_are_shared_out_by_rows_or_by_columns(m, n, transposed, shares)
     assert product.shares == shares
 
 
+@pytest.mark.parametrize("m, n", [(100, 20), (20, 100)], ids=["by rows", "by columns"])
+def test_products_of_the_same_matrices_wait_for_nothing(m, n):
+    shapes = {"a": (m, 90), "b": (90, n), "c": (m, 90), "d": (90, n), "y": (m, n), "z": (m, n), "u": (m, n)}
+    arrays = {name: normal(*shape) for name, shape in shapes.items()}
+    step = lambda a: {"y": a["a"] @ a["b"], "z": a["a"] @ a["d"], "u": a["c"] @ a["b"]}  # noqa: E731
+    assert [product.join for product in compiled(step, arrays, 2).instructions] == [False, False, True]
+
+
 @pytest.mark.parametrize("rows, shares", [(5_000, [0, 2, 2]), (20_000, [0, 1, 2])])
 def test_a_small_product_of_what_several_threads_made_is_one_thread_s(rows, shares):
     arrays = {"x": normal(rows, 2), "h": normal(rows, 2), "y": normal(2, 2)}
