@@ -455,7 +455,10 @@ class Loops:
         return copy
 
     def _product(self, a, b, out, accumulate, steps):
-        """The table of "product" in runner.ll. BLAS, which stores matrices by columns, is asked for out' = b' a'."""
+        """The table of "product" in runner.ll. BLAS, which stores matrices by columns, is asked for out' = b' a'.
+
+        steps : how many bytes further the next row or column of a, of b and of `out` lies; b has none, by rows
+        """
         if out.dtype.kind != "f":
             raise Untraceable(f"BLAS multiplies floats, not {out.dtype}")
         if not BLAS_TAKES_INT:
@@ -464,8 +467,7 @@ class Loops:
         orders = np.array([ord("NT"[b_order]), ord("NT"[a_order])], np.uint8)
         scales = np.array([1, accumulate], out.dtype)
         numbers = np.array([b.shape[1], *a.shape, b_apart, a_apart, out_apart], np.int32)
-        by_rows = steps[0] != 0 or steps[1] == 0
-        return [gemm(out.dtype), a, b, out, *steps, orders, scales, numbers, scales.itemsize, int(by_rows)]
+        return [gemm(out.dtype), a, b, out, *steps, orders, scales, numbers, scales.itemsize, int(steps[1] == 0)]
 
 
 @functools.cache
