@@ -273,6 +273,13 @@ def test_numbers_are_rounded_as_numpy_rounds_them(number, dtype):
         agree(lambda a: {"y": number - a["x"]}, {"x": x, "y": y})
 
 
+def test_constant_arrays_and_inputs_of_one_number(n_workers):
+    """Neither is a number that can stand in the code: one has several, the other changes."""
+    arrays = {"x": normal(4, 9), "y": normal(4, 9), "rate": np.ones(1, "float32")}
+    row = np.arange(9, dtype="float32")
+    agree(lambda a: {"y": a["x"] * row * a["rate"], "rate": a["rate"] * 2}, arrays, n_workers, calls=3)
+
+
 def test_numbers_with_integers():
     x = special("uint8")
     agree(lambda a: {"y": a["x"] > 127, "z": 3 * a["x"]}, {"x": x, "y": np.zeros(x.shape, bool), "z": np.zeros_like(x)})
