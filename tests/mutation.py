@@ -17,6 +17,7 @@ import _thread
 import argparse
 import ast
 import copy
+import functools
 import gc
 import importlib
 import inspect
@@ -281,10 +282,16 @@ def lines_of(statement):
     return range(statement.lineno, max(statement.lineno, last) + 1)
 
 
+@functools.cache
+def source_of(path):
+    """A file as it was at first, which is what this process runs: it may be edited meanwhile."""
+    return Path(path).read_text()
+
+
 def mutants(module):
     """Every mutant of a module."""
     path = sys.modules[f"minivae.{module}"].__file__
-    tree, engine = ast.parse(Path(path).read_text()), module.startswith("engine.") and module not in MATHEMATICS
+    tree, engine = ast.parse(source_of(path)), module.startswith("engine.") and module not in MATHEMATICS
     for owner, statement, parent, field, index in places(tree, engine):
         holder = getattr(parent, field)
         node = holder if index is None else holder[index]
@@ -343,7 +350,7 @@ def install(mutant, functions):
     """
     code = mutant.code()
     if mutant.owner:
-        original = compile(ast.parse(Path(mutant.path).read_text()), mutant.path, "exec")
+        original = compile(ast.parse(source_of(mutant.path)), mutant.path, "exec")
         for old, new in changes(original, code):
             for function in functions.get(old, ()):
                 if "<locals>" not in function.__qualname__:
