@@ -28,7 +28,7 @@ def named(value):
 
 
 def rows_of(shape):
-    """What an error calls rows of this shape: (B, 28, 28, 1)."""
+    """How a batch of rows of this shape is written: (B, 784) for (784,)."""
     return f"({', '.join(map(str, ('B', *shape)))})"
 
 

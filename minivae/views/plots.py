@@ -22,14 +22,14 @@ from scipy.special import ndtri
 
 from ..arguments import array, integer, integers, number, one_of, text, texts
 from ..arguments import seed as check_seed
-from ..errors import MiniVAEError, named, shown
+from ..errors import MiniVAEError, named, rows_of, shown
 from ..model.flows import FlowPosterior
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
 from ..model.vae import VAE
 from ..randomness import generator
 from ..training.history import History
-from .summary import Row, rows, shape_text
+from .summary import Row, rows
 
 GAP = 2  # white pixels between images
 # Ten colours that differ in lightness too, so that people with any common colour deficiency tell them apart.
@@ -610,7 +610,7 @@ def _draw_box(ax, centre, height, row, width):
     corner = centre - width / 2, height - 0.3
     ax.add_patch(FancyBboxPatch(corner, width, 0.6, "round,pad=0,rounding_size=0.08", fc=colour, ec="#555555"))
     count = f"\n{row.parameters:,} parameters" if row.parameters else ""
-    ax.text(centre, height, f"{row.layer}  {shape_text(row.output)}{count}", ha="center", va="center", fontsize=9)
+    ax.text(centre, height, f"{row.layer}  {rows_of(row.output)}{count}", ha="center", va="center", fontsize=9)
 
 
 def _draw_arrow(ax, start, end):

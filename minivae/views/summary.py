@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..errors import rows_of
 from ..model.priors import StandardNormal
 from .tables import html_table, text_table
 
@@ -31,11 +32,6 @@ def rows(vae):
     return table
 
 
-def shape_text(shape):
-    """The shape of a batch of such rows, "(B, 784)" for (784,)."""
-    return f"({', '.join(['B', *map(str, shape)])})"
-
-
 def summary(vae):
     """A text table of a model's layers, the shapes of their outputs, and their parameter counts.
 
@@ -52,7 +48,7 @@ def html_summary(vae):
 
 def _lines(vae):
     lines = [("layer", "kind", "output", "parameters")]
-    return lines + [(row.name, row.layer, shape_text(row.output), f"{row.parameters:,}") for row in rows(vae)]
+    return lines + [(row.name, row.layer, rows_of(row.output), f"{row.parameters:,}") for row in rows(vae)]
 
 
 def _counts(vae):
