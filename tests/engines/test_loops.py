@@ -280,6 +280,16 @@ def test_constant_arrays_and_inputs_of_one_number(n_workers):
     agree(lambda a: {"y": a["x"] * row * a["rate"], "rate": a["rate"] * 2}, arrays, n_workers, calls=3)
 
 
+def test_conditions_are_joined():
+    arrays = {"x": normal(9, 7), "y": normal(9, 7)}
+
+    def step(a):
+        inside, low = np.logical_and(a["x"] > 0, np.logical_not(a["x"] > 1)), a["x"] < -1
+        return {"y": np.where(np.logical_or(inside, low), a["x"], 0)}
+
+    agree(step, arrays)
+
+
 def test_numbers_with_integers():
     x = special("uint8")
     agree(lambda a: {"y": a["x"] > 127, "z": 3 * a["x"]}, {"x": x, "y": np.zeros(x.shape, bool), "z": np.zeros_like(x)})
@@ -753,6 +763,27 @@ def test_products_are_shared_out_by_rows_or_by_columns(m, n, transposed, shares)
     step = lambda a: {"y": (a["a"].T if transposed else a["a"]) @ a["b"]}  # noqa: E731
     (product,) = compiled(step, arrays, 2).instructions
     assert product.shares == shares
+
+
+def elements_of(array, outer, start, stop):
+    """The indices of a share's elements, of a matrix whose first `outer` axes are shared out."""
+    rows, columns = array.shape
+    if outer == 2:
+        return [divmod(n, columns) for n in range(start, stop)]
+    return itertools.product(range(start, stop) if outer else range(rows), range(columns))
+
+
+@pytest.mark.parametrize("outer", [0, 1, 2])
+@pytest.mark.parametrize("view", [np.s_[:], np.s_[::-1], np.s_[:, ::-1], np.s_[1::2, 1:]], ids=str)
+def test_all_bytes_that_a_share_touches_are_known(view, outer):
+    for array in (np.zeros((6, 4))[view], np.zeros((4, 6)).T[view]):
+        start_of_array = array.__array_interface__["data"][0]
+        n = array.size if outer == 2 else len(array)
+        for start, stop in itertools.combinations(range(n + 1), 2):
+            first, end = loops._range(loops.Access(array, outer, False), start, stop)
+            for index in elements_of(array, outer, start, stop):
+                address = start_of_array + np.dot(index, array.strides)
+                assert first <= address and address + array.itemsize <= end
 
 
 @pytest.mark.parametrize("m, n", [(100, 20), (20, 100)], ids=["by rows", "by columns"])
