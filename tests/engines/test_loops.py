@@ -692,16 +692,16 @@ def test_shares_of_a_long_array_begin_where_a_cache_line_does():
 
 def test_threads_wait_only_where_one_reads_what_another_one_wrote():
     """A batch's way through a network is a thread's own, row by row; the gradient of a weight is of all rows."""
-    arrays = {name: normal(200, 200) for name in "xWVhydz"}
+    arrays = {name: normal(200, 200) for name in "xWVhydzu"}
 
     def step(a):
         h = np.tanh(a["x"] @ a["W"])
         y = h @ a["V"]
         dW = a["x"].T @ y
-        return {"h": h, "y": y, "d": dW, "z": np.exp(dW)}
+        return {"h": h, "y": y, "d": dW, "z": np.exp(dW), "u": y.T @ a["W"]}
 
     list_ = compiled(step, arrays, 2).instructions
-    assert [instruction.join for instruction in list_] == [False, False, True, False, True]
+    assert [instruction.join for instruction in list_] == [False, False, True, False, False, True]
     assert all(instruction.shares[1] == instruction.shares[2] / 2 for instruction in list_)
 
 
