@@ -73,7 +73,7 @@ SUITES = {
     ),
     ("engine.llvm", "engine.loops"): (
         ["engines/test_loops.py", "engines/test_plan.py", "engines/test_races.py"],
-        "(test_loops or numba or no_model or no_difference) and not is_said_where and not conv-",
+        "(test_loops or numba or no_model or no_difference or sums_o) and not is_said_where and not conv-",
     ),
     ("engine.threads",): (["engines/test_threads.py"], "not interrupts"),
     ("engine.repeated",): (["engines/test_repeated.py"], ""),

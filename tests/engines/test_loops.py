@@ -789,9 +789,13 @@ def test_all_bytes_that_a_share_touches_are_known(view, outer):
 @pytest.mark.parametrize("m, n", [(100, 20), (20, 100)], ids=["by rows", "by columns"])
 def test_products_of_the_same_matrices_wait_for_nothing(m, n):
     shapes = {"a": (m, 90), "b": (90, n), "c": (m, 90), "d": (90, n), "y": (m, n), "z": (m, n), "u": (m, n)}
-    arrays = {name: normal(*shape) for name, shape in shapes.items()}
-    step = lambda a: {"y": a["a"] @ a["b"], "z": a["a"] @ a["d"], "u": a["c"] @ a["b"]}  # noqa: E731
-    assert [product.join for product in compiled(step, arrays, 2).instructions] == [False, False, True]
+    arrays = {name: normal(*shape) for name, shape in (shapes | {"v": (90, 90), "w": (n, n)}).items()}
+
+    def step(a):
+        across = {"v": a["a"].T @ a["c"], "w": a["b"].T @ a["d"]}  # which read what the others share out as a whole
+        return {"y": a["a"] @ a["b"], "z": a["a"] @ a["d"], "u": a["c"] @ a["b"]} | across
+
+    assert [product.join for product in compiled(step, arrays, 2).instructions] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize("rows, shares", [(5_000, [0, 2, 2]), (20_000, [0, 1, 2])])
