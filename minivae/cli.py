@@ -295,16 +295,18 @@ def _draw(out, vae, history, validation, dataset):
     """The figures that suit the data."""
     from .views import plots
 
+    x, y, names, shape = dataset.x_test, dataset.y_test, dataset.class_names or None, {"image_shape": dataset.shape}
     _save(out / "loss_curves.png", plots.loss_curves(history, validation=validation))
-    if len(dataset.shape) > 1 and not vae.n_classes:
-        shape = {"image_shape": dataset.shape}
-        _save(out / "reconstructions.png", plots.reconstructions(vae, dataset.x_test, **shape))
-        _save(out / "samples.png", plots.samples(vae, seed=0, **shape))
-        if vae.latent_dim == 2:
-            _save(out / "manifold.png", plots.manifold(vae, **shape))
-    if not vae.n_classes:
-        names = dataset.class_names or None
-        _save(out / "latent_space.png", plots.latent_space(vae, dataset.x_test, dataset.y_test, names))
+    _save(out / "latent_space.png", plots.latent_space(vae, x, y, names))
+    if len(dataset.shape) == 1:
+        return
+    _save(out / "reconstructions.png", plots.reconstructions(vae, x, y=_labels(vae, dataset), **shape))
+    if vae.n_classes:
+        _save(out / "styles.png", plots.styles(vae, x[:10], y[:10], names, **shape))
+        return
+    _save(out / "samples.png", plots.samples(vae, seed=0, **shape))
+    if vae.latent_dim == 2:
+        _save(out / "manifold.png", plots.manifold(vae, **shape))
 
 
 def _save(path, figure):
@@ -340,15 +342,15 @@ def sample(arguments):
     vae = _model(arguments)
     if arguments.label is not None and not vae.n_classes:
         raise MiniVAEError("the model is not conditional: leave --label out")
+    if vae.n_classes and arguments.label is None:
+        raise MiniVAEError(f"the model is conditional: give --label, a class from 0 to {vae.n_classes - 1}")
     if arguments.out.suffix == ".npz":
         if arguments.shape:
             raise MiniVAEError("--shape is for a picture: leave it out, or give --out a name that ends in .png")
-        if vae.n_classes and arguments.label is None:
-            raise MiniVAEError(f"the model is conditional: give --label, a class from 0 to {vae.n_classes - 1}")
         _write_arrays(arguments.out, x=vae.sample(arguments.n, arguments.seed, y=arguments.label))
     else:
         _check_picture(vae, arguments.shape, "give --shape, or --out a name that ends in .npz")
-        _save(arguments.out, plots.samples(vae, arguments.n, arguments.seed, arguments.shape))
+        _save(arguments.out, plots.samples(vae, arguments.n, arguments.seed, arguments.shape, y=arguments.label))
     print(f"{arguments.n} examples in {arguments.out}")
 
 
@@ -356,22 +358,20 @@ def reconstruct(arguments):
     from .views import plots
 
     vae, dataset = _model(arguments), _data(arguments)
-    x = dataset.x_test[: integer("--n", arguments.n)]
+    x, y = dataset.x_test[: integer("--n", arguments.n)], _labels(vae, dataset)
+    y = None if y is None else y[: len(x)]
     if arguments.out.suffix == ".npz":
-        y = _labels(vae, dataset)
-        _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=None if y is None else y[: len(x)]))
+        _write_arrays(arguments.out, x=x, reconstruction=vae.reconstruct(x, y=y))
     else:
         _check_picture(vae, dataset.shape, "give --out a name that ends in .npz")
-        _save(arguments.out, plots.reconstructions(vae, x, arguments.n, image_shape=dataset.shape))
+        _save(arguments.out, plots.reconstructions(vae, x, arguments.n, image_shape=dataset.shape, y=y))
     print(f"{len(x)} examples in {arguments.out}")
 
 
 def _check_picture(vae, shape, cure):
-    """Raise MiniVAEError where the model's examples are no images of this shape, or belong to classes."""
+    """Raise MiniVAEError where the model's examples are no images of this shape."""
     from .views.plots import image_shape_of
 
-    if vae.n_classes:
-        raise MiniVAEError("the model is conditional, and pictures are for others: give --out a name that ends in .npz")
     try:
         image_shape_of(vae, shape)
     except MiniVAEError as error:

@@ -245,7 +245,7 @@ def _run_epoch(training, schedules, bar, pressed, x_val, y_val):
         before = training.snapshot()
         totals = _run_steps(training, before, bar, pressed)
         if training.done == training.n_steps:
-            _end_epoch(training, before, totals, x_val, y_val)
+            _end_epoch(training, before, totals, x_val, y_val, schedules)
     except MiniVAEError:
         vae.beta = beta
         raise
@@ -276,7 +276,7 @@ def _run_steps(training, before, bar, pressed):
     return totals
 
 
-def _end_epoch(training, before, totals, x_val, y_val):
+def _end_epoch(training, before, totals, x_val, y_val, schedules):
     """Validate and add a row to the history; where that is not finite, go back to the snapshot `before`."""
     vae, epoch = training.vae, training.epoch
     row = {"epoch": epoch, "seconds": training.seconds} | training.end_epoch(totals).as_columns("train")
@@ -289,6 +289,7 @@ def _end_epoch(training, before, totals, x_val, y_val):
             raise MiniVAEError(
                 f"validation after epoch {epoch}: {error}. The model is back where it was {training.where()}"
             ) from error
+    row |= {name: value for name, value in (("beta", vae.beta), ("lr", training.lr)) if name in schedules}
     training.history.append(row)
 
 

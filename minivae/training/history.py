@@ -13,7 +13,8 @@ HEAD_ROWS, TAIL_ROWS = 3, 9  # that are shown of a longer history
 
 
 class History(list):
-    """One dict per epoch: epoch, seconds, train_loss, train_reconstruction, train_kl, and val_... alike.
+    """One dict per epoch: epoch, seconds, train_loss, train_reconstruction, train_kl, and val_... alike; what
+    `schedules` change, beta or lr, too.
 
     `history["train_loss"]` is a column as a list. Losses are nats per example; seconds are those of the epoch's
     training, without validation. `best_epoch` is the one whose weights early stopping kept, else None. `samples` and
@@ -76,4 +77,5 @@ def _title(column):
 
 def _cell(row, column):
     value = row.get(column, "")
-    return f"{value:.{2 if column == 'seconds' else 3}f}" if isinstance(value, float) else str(value)
+    form = {"seconds": ".2f", "beta": ".3g", "lr": ".3g"}.get(column, ".3f")
+    return f"{value:{form}}" if isinstance(value, float) else str(value)

@@ -58,7 +58,8 @@ def loss_curves(history: History, validation: str = "validation") -> Figure:
 
     A training loss is a mean over an epoch's steps, each before its own update, so it is drawn at the epoch's middle;
     a validation loss belongs to its end. The first twentieth of the epochs, which would flatten all others, may lie
-    outside the axes. A star marks the epoch `history.best_epoch`, or else the one with the least validation loss.
+    outside the axes. A star marks the epoch `history.best_epoch`, or else the one with the least validation loss
+    of those with the last one's beta: under another the loss is another.
     """
     validation = text("loss_curves: validation", validation)
     if not isinstance(history, History):
@@ -89,7 +90,11 @@ def loss_curves(history: History, validation: str = "validation") -> Figure:
 
 def _mark_best(ax, history, values):
     kept = history.best_epoch
-    best = int(np.argmin(history["val_loss"])) if kept is None else history["epoch"].index(kept)
+    if kept is None:
+        comparable = [i for i, row in enumerate(history) if row.get("beta") == history[-1].get("beta")]
+        best = min(comparable, key=history["val_loss"].__getitem__)
+    else:
+        best = history["epoch"].index(kept)
     label = f"{'least loss, in' if kept is None else 'weights kept, of'} epoch {history[best]['epoch']}"
     ax.plot(history[best]["epoch"], values[best], "*", color="black", markersize=11, zorder=3, label=label)
 

@@ -112,9 +112,25 @@ def test_a_table(tmp_path, capsys):
     out = succeed(capsys, "train", *words)
     assert "gaussian" in out and "test loss" in out and "on t.csv" in out
     words = (*words[:3], tmp_path / "conditional", *words[4:])
-    succeed(capsys, "train", *words, "--conditional", "--likelihood", "predicted-variance", "--no-plots")
+    succeed(capsys, "train", *words, "--conditional", "--likelihood", "predicted-variance")
     assert mv.load(tmp_path / "conditional" / "model.safetensors").n_classes == 2
-    assert not (tmp_path / "conditional" / "samples.png").exists()
+    pictures = {path.name for path in (tmp_path / "conditional").glob("*.png")}
+    assert pictures == {"loss_curves.png", "latent_space.png"}
+
+
+def test_pictures_of_a_conditional_model_are_told_the_classes(tmp_path, capsys):
+    words = "--data", "sample", "--limit", 200, "--epochs", 1, "--encoder", 5, "--backend", "numpy", "--conditional"
+    succeed(capsys, "train", *words, "--out", tmp_path)
+    pictures = {path.stem for path in tmp_path.glob("*.png")}
+    assert pictures == {"loss_curves", "latent_space", "reconstructions", "styles"}
+    drawn = [
+        ("sample", tmp_path, "--label", 3),
+        ("sample", tmp_path, "--label", 4),
+        ("reconstruct", tmp_path, "--data", "sample", "--n", 4),
+    ]
+    for i, words in enumerate(drawn):
+        succeed(capsys, *words, "--out", tmp_path / f"{i}.png")
+    assert len({(tmp_path / f"{i}.png").read_bytes() for i in range(3)}) == 3
 
 
 def test_a_folder_of_pictures_and_a_convolutional_network(tmp_path, capsys):
@@ -187,12 +203,12 @@ def test_an_option_that_would_do_nothing_is_refused(trained, words, what, capsys
     "words, what",
     [
         ("sample conditional --out s.npz", "the model is conditional: give --label, a class from 0 to 9"),
-        ("sample conditional --label 3 --out s.png", "conditional, .*: give --out a name that ends in .npz"),
+        ("sample conditional --out s.png", "the model is conditional: give --label, a class from 0 to 9"),
         ("sample table --label 3 --out s.png", "not conditional: leave --label out"),
         ("sample table --out s.png", "20 values are no image: give --shape, or --out a name that ends in .npz"),
         ("sample table --shape 7x3 --out s.png", "20 values are no image of shape 7x3: give --shape"),
         ("sample table --shape 4x5 --out s.npz", "--shape is for a picture: leave it out, or give --out"),
-        ("reconstruct conditional --data sample --out r.png", "conditional, .*: give --out a name that ends in .npz"),
+        ("reconstruct conditional --data x.npy --out r.png", "conditional, and x.npy has no classes to tell it"),
         ("reconstruct conditional --data x.npy --out r.npz", "conditional, and x.npy has no classes to tell it"),
         ("reconstruct table --data x.npy --out r.png", "20 values are no image of shape 20: give --out a name that"),
         ("reconstruct table --data x.npy --n -1 --out r.npz", "--n should be an integer of at least 1, got -1"),

@@ -261,8 +261,9 @@ def test_schedules_set_beta_and_the_learning_rate_of_an_epoch(backend):
     vae = make(backend=backend, dtype="float64")
     schedules = {"beta": mv.linear_warmup(4), "lr": lambda epoch: 0.1 / epoch}
     optimizer, callbacks = mv.SGD(0.7), [lambda run: seen.append(run.vae.beta)]
-    mv.fit(vae, x, epochs=3, batch_size=10, optimizer=optimizer, schedules=schedules, callbacks=callbacks)
+    history = mv.fit(vae, x, epochs=3, batch_size=10, optimizer=optimizer, schedules=schedules, callbacks=callbacks)
     assert seen == BETAS and optimizer.lr == 0.7
+    assert (history["beta"], history["lr"]) == (BETAS, LRS) and str(history).endswith(" 0.75  0.0333")
     expected = by_hand(make(dtype="float64"), x, BETAS, LRS)
     np.testing.assert_allclose(backend.to_host(vae.parameters.flat), expected, rtol=1e-9, atol=1e-12)
 

@@ -278,6 +278,14 @@ def test_a_star_marks_the_best_epoch():
     assert len(plots.loss_curves(losses([9.0, 8])).axes[0].lines) == 1
 
 
+def test_under_a_warm_up_the_star_looks_at_the_last_beta_only():
+    history = losses([9.0, 8, 7, 6], [3.0, 9, 7, 8])
+    for row, beta in zip(history, (0.5, 0.7, 1.0, 1.0), strict=True):
+        row["beta"] = beta
+    (line,) = (line for line in plots.loss_curves(history).axes[0].lines if line.get_marker() == "*")
+    assert (line.get_xdata()[0], line.get_ydata()[0]) == (3, 7)
+
+
 def image(ax, row, column):
     """Image (row, column) of a grid with its gaps."""
     step = SIDE + plots.GAP
