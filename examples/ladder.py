@@ -41,6 +41,28 @@ def gated(*widths):
     return [mv.GatedDense(n_in, n_out, init="he_normal") for n_in, n_out in zip(widths, widths[1:], strict=False)]
 
 
+class UnitGradients(mv.Optimizer):
+    """Another optimizer, which sees the gradient of each array divided by its length, as in the authors' programs.
+
+    sizes : how many values each array has, in the order in which they lie in the flat one
+    """
+
+    def __init__(self, optimizer, sizes):
+        super().__init__(optimizer.lr)
+        self.optimizer, self.sizes = optimizer, sizes
+
+    def fresh_state(self, p):
+        return self.optimizer.fresh_state(p)
+
+    def update(self, g, p, state):
+        units, start = [], 0
+        for size in self.sizes:
+            part = g[start : start + size]
+            units.append(part / (np.sqrt(np.sum(part**2, keepdims=True)) + 1e-7))
+            start += size
+        return self.optimizer.update(np.concatenate(units), p, state)
+
+
 def one_layer(n_in, prior, **where):
     encoder = [*gated(n_in, HIDDEN, HIDDEN), mv.Dense(HIDDEN, 2 * LATENT, init="he_normal")]
     decoder = [*gated(LATENT, HIDDEN, HIDDEN), mv.Dense(HIDDEN, n_in, init="he_normal")]
@@ -62,13 +84,16 @@ def split(x):
 
 
 def train(arguments, vae, x_train, x_val):
+    optimizer = mv.Adam(5e-4)
+    if arguments.unit_gradients:
+        optimizer = UnitGradients(optimizer, [array.size for array in vae.parameters.values()])
     return mv.fit(
         vae,
         x_train,
         validation=x_val,
         epochs=arguments.epochs,
         batch_size=100,
-        optimizer=mv.Adam(5e-4),
+        optimizer=optimizer,
         schedules={"beta": mv.linear_warmup(arguments.warm_up)},
         binarize=arguments.binarize,
         patience=LOOK_AHEAD,
@@ -110,11 +135,13 @@ def main():
     parser.add_argument("--components", type=at_least_1, default=500, help="pseudo-inputs of a VampPrior")
     parser.add_argument("--binarize", choices=("dynamic", "static"), default="dynamic", help="of training pixels")
     parser.add_argument("--warm-up", type=at_least_1, default=WARM_UP, help="epochs until beta is 1")
+    parser.add_argument("--unit-gradients", action="store_true", help="divide each array's gradient by its length")
     parser.add_argument("--nll-samples", type=at_least_1, default=5000, help="draws for each test image")
     parser.add_argument("--nll-images", type=at_least_1, help="use only the first test images for log p(x)")
     arguments = parser.parse_args()
     results = arguments.out / "ladder.csv"
-    arguments.out /= f"{arguments.dataset}-{arguments.binarize}-{arguments.arm}-seed{arguments.seed}"
+    arm = arguments.arm + ("-unit-gradients" if arguments.unit_gradients else "")
+    arguments.out /= f"{arguments.dataset}-{arguments.binarize}-{arm}-seed{arguments.seed}"
     backend, dataset = start(arguments)
     x_train, x_val = split(dataset.x_train)
     where = {"backend": backend, "dtype": arguments.dtype, "seed": arguments.seed}
