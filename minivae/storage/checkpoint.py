@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..arguments import integer
 from ..arguments import path as check_path
 from ..engine import get_backend
 from ..engine.backend import NumpyBackend
-from ..errors import MiniVAEError
+from ..errors import MiniVAEError, shown
 from ..files import MAX_BYTES, atomic_write, check_fits, reading
 from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
@@ -53,17 +54,24 @@ def save(vae: VAE, path: str | os.PathLike, arrays: dict[str, np.ndarray] | None
     write(path, arrays, {"model": describe_model(vae), "epochs": vae.epochs} | records)
 
 
-def load(path: str | os.PathLike, backend: str | NumpyBackend = "numpy", max_bytes: int = MAX_BYTES) -> VAE:
+def load(
+    path: str | os.PathLike,
+    backend: str | NumpyBackend = "numpy",
+    max_bytes: int = MAX_BYTES,
+    parts: Sequence[type] = (),
+) -> VAE:
     """The model that `vae.save(path)` wrote, on any backend; it need not be the one it was trained on.
 
-    Raises MiniVAEError where the file is missing, damaged, no checkpoint, of a newer minivae, or where its arrays take
-    more than `max_bytes` of memory.
+    parts : the classes of your own of which the model is made, beside minivae's
+
+    Raises MiniVAEError where the file is missing, damaged, no checkpoint, of a newer minivae, names a class that is
+    neither minivae's nor among `parts`, or where its arrays take more than `max_bytes` of memory.
     """
-    backend = get_backend(backend)
+    backend, known = get_backend(backend), _parts(parts)
     arrays, record = read(path, integer("load: max_bytes", max_bytes))
     weights = model_arrays(arrays)
     try:
-        model = build(record["model"])
+        model = build(record["model"], known)
         _check_shapes(model, weights)
         vae = VAE(**model, backend=backend)
         vae.parameters.load(weights)
@@ -93,14 +101,9 @@ def describe(value):
     hold are described in turn. Raises MiniVAEError for what a checkpoint cannot hold.
     """
     if isinstance(value, (Part, Optimizer)):
-        name = type(value).__name__
-        if _parts().get(name) is not type(value):
-            raise MiniVAEError(
-                f"{name} is no part of minivae, so a checkpoint that names it could not be loaded: save "
-                "vae.parameters.to_host() with numpy.savez, and build the model yourself"
-            )
-        arguments = inspect.signature(type(value)).parameters
-        return {"class": name} | {key: describe(getattr(value, key)) for key in arguments}
+        _parts([type(value)])
+        arguments = {key: describe(argument) for key, argument in _arguments(value).items()}
+        return {"class": type(value).__name__} | arguments
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, np.generic):
@@ -112,6 +115,12 @@ def describe(value):
 
 def describe_model(vae):
     """The arguments of `VAE` that make this model again, apart from its backend, as plain data."""
+    arguments = _model_arguments(vae)
+    _parts(_classes([*arguments.values()]))
+    return {key: describe(value) for key, value in arguments.items()}
+
+
+def _model_arguments(vae):
     kept_otherwise = {
         "encoder": vae.encoder.layers,
         "decoder": vae.decoder.layers,
@@ -121,42 +130,74 @@ def describe_model(vae):
     left_out = {"backend"} | ({"prior"} if type(vae.prior) is StandardNormal else set())  # as before there were others
     left_out |= {"regulariser"} if vae.regulariser is None else set()
     arguments = [key for key in inspect.signature(VAE).parameters if key not in left_out]
-    return {key: describe(kept_otherwise.get(key, getattr(vae, key, None))) for key in arguments}
+    return {key: kept_otherwise.get(key, getattr(vae, key, None)) for key in arguments}
 
 
-def build(value):
-    """The inverse of `describe`, for parts of minivae only."""
+def _arguments(part):
+    """The arguments that make a part again, by name."""
+    try:
+        return {key: getattr(part, key) for key in inspect.signature(type(part)).parameters}
+    except AttributeError as error:
+        raise MiniVAEError(
+            f"a checkpoint cannot hold {type(part).__name__}, which should keep each argument of its constructor as an "
+            f"attribute of the same name: it has no {error.name!r}"
+        ) from error
+
+
+def _classes(value):
+    """The classes of all parts in a value that `describe` takes."""
+    if isinstance(value, (Part, Optimizer)):
+        return {type(value)}.union(*map(_classes, _arguments(value).values()))
+    return set().union(*map(_classes, value)) if isinstance(value, (list, tuple)) else set()
+
+
+def build(value, known):
+    """The inverse of `describe`; `known` are the classes by name."""
     if isinstance(value, list):
-        return [build(item) for item in value]
+        return [build(item, known) for item in value]
     if not isinstance(value, dict):
         return value
-    arguments = {key: build(item) for key, item in value.items() if key != "class"}
+    arguments = {key: build(item, known) for key, item in value.items() if key != "class"}
     if "class" not in value:
         return arguments
-    part = _parts().get(str(value["class"]))
+    part = known.get(str(value["class"]))
     if part is Sequential:
         arguments.pop("needs_dx", None)  # of version 0.1, which left the first layer's dx out by it
     if part is InverseAutoregressive:
         arguments = {"masks": "0.1"} | arguments  # which version 0.1 did not name
     if part is None:
-        raise MiniVAEError(f"this minivae has no {value['class']!r}: was it written by a newer one?")
+        raise MiniVAEError(
+            f"this minivae has no {value['class']!r}: a class of your own is to be given, minivae.load(path, "
+            "parts=[...]); or was the file written by a newer one?"
+        )
     return part(**arguments)
 
 
-def renewed(path, model):
-    """The description of a model from the file `path` as this version writes it: that of the same parts."""
+def renewed(path, model, vae):
+    """The description of a model from the file `path` as this version writes it; its classes are those of `vae`."""
+    known = _parts(_classes([*_model_arguments(vae).values()]))
     try:
-        return {name: describe(value) for name, value in build(model).items()}
+        return {name: describe(value) for name, value in build(model, known).items()}
     except Exception as error:  # as in `load`
         raise MiniVAEError(f"{path} does not make a model: {error}") from error
 
 
-def _parts():
-    """The classes that a checkpoint may name: the parts that minivae exports."""
+def _parts(own):
+    """The classes that a checkpoint may name: the parts that minivae exports, and these of one's own."""
     import minivae
 
+    if not isinstance(own, (list, tuple, set)) or not all(map(_is_part, own)):
+        raise MiniVAEError(f"parts should be a list of your own classes of layers and the like, got {shown(own)}")
     exported = {name: getattr(minivae, name) for name in minivae.__all__}
-    return {name: x for name, x in exported.items() if isinstance(x, type) and issubclass(x, (Part, Optimizer))}
+    parts = {name: x for name, x in exported.items() if _is_part(x)}
+    for part in own:
+        if parts.setdefault(part.__name__, part) is not part:
+            raise MiniVAEError(f"two parts are called {part.__name__}, and a checkpoint knows them by name: rename one")
+    return parts
+
+
+def _is_part(x):
+    return isinstance(x, type) and issubclass(x, (Part, Optimizer))
 
 
 def _check_shapes(model, weights):

@@ -218,7 +218,7 @@ class Training:
             raise MiniVAEError(f"{path} cannot be resumed: its settings should be an object")
         model = checkpoint.describe_model(self.vae)
         # beta may have been changed on the way; where it started is among the settings.
-        _check_same(path, checkpoint.renewed(path, record["model"]) | {"beta": model["beta"]}, model)
+        _check_same(path, checkpoint.renewed(path, record["model"], self.vae) | {"beta": model["beta"]}, model)
         _check_same(path, _renewed(record["settings"], self.settings), self.settings)
         weights, arrays, own = checkpoint.model_arrays(arrays), checkpoint.extra_arrays(arrays), self._arrays()
         numbers = record["training"]

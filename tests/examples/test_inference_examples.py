@@ -54,6 +54,19 @@ def test_ladder(arm, tmp_path):
     assert (tmp_path / f"sample-dynamic-{arm}-seed0" / "model.safetensors").exists()
 
 
+def test_ladder_with_unit_gradients(tmp_path, monkeypatch):
+    """Each array's gradient has the length 1 when Adam sees it; such a run goes on where it was stopped, too."""
+    brief = ["ladder.py", *BRIEF, "--unit-gradients", "--nll-samples", 2, "--nll-images", 5, "--no-plots"]
+    run(*brief, "--epochs", 1, "--out", tmp_path)
+    run(*brief, "--epochs", 2, "--out", tmp_path, "--resume")
+    assert (tmp_path / "sample-dynamic-standard-unit-gradients-seed0" / "model.safetensors").exists()
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    ladder = importlib.import_module("ladder")
+    g, p = np.array([3.0, -4, 5, 0, 12]), np.zeros(5)
+    updated, _ = ladder.UnitGradients(mv.SGD(1.0), [2, 3]).update(g, p, {"lr": np.ones(1)})
+    np.testing.assert_allclose(-updated, [0.6, -0.8, 5 / 13, 0, 12 / 13], rtol=1e-6)
+
+
 def test_priors(tmp_path):
     process = run("priors.py", *BRIEF, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60, "--out", tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())

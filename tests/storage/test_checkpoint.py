@@ -141,7 +141,7 @@ def test_every_exported_part_can_be_described_and_built_again():
     assert PARTS.keys() | BASES == {name for name in exported if issubclass(getattr(mv, name), (Part, mv.Optimizer))}
     for name, part in PARTS.items():
         described = json.loads(json.dumps(checkpoint.describe(part)))
-        again = checkpoint.build(described)
+        again = checkpoint.build(described, vars(mv))
         assert type(again) is type(part)
         assert checkpoint.describe(again) == described, name
 
@@ -157,28 +157,92 @@ def test_views_with_any_strides_are_written_in_order(path):
 
 def test_a_sequential_layer_of_version_0_1_loses_an_argument():
     described = checkpoint.describe(mv.Sequential([mv.Dense(3, 4), mv.Tanh()]))
-    assert checkpoint.describe(checkpoint.build(described | {"needs_dx": True})) == described
+    assert checkpoint.describe(checkpoint.build(described | {"needs_dx": True}, vars(mv))) == described
 
 
-class Swish(mv.ReLU):
-    """A layer of somebody's own."""
+class Swish(mv.Layer):
+    """A layer of somebody's own: y = x sigmoid(scale x)."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def forward(self, params, x):
+        s = 1 / (1 + np.exp(-self.scale * x))
+        return x * s, lambda dy: (dy * (s + self.scale * x * s * (1 - s)), {})
+
+
+class Signs(mv.Optimizer):
+    """An optimizer of somebody's own, around another."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.lr)
+        self.optimizer = optimizer
+
+    def fresh_state(self, p):
+        return self.optimizer.fresh_state(p)
+
+    def update(self, g, p, state):
+        return self.optimizer.update(np.sign(g), p, state)
 
 
 class Adam(mv.SGD):
     """An optimizer of somebody's own, under a name that minivae has for another."""
 
 
-def test_a_part_from_elsewhere_is_refused_before_anything_is_written(path, x):
-    vae = mv.VAE([mv.Dense(7, 4), Swish(), mv.Dense(4, 4)], [mv.Dense(2, 7)])
-    with pytest.raises(mv.MiniVAEError, match="Swish is no part of minivae.*numpy.savez"):
-        vae.save(path)
+class Forgetful(Swish):
+    """It does not keep what it was made with."""
+
+    def __init__(self, factor):
+        super().__init__(2 * factor)
+
+
+def swish_vae(layer=None):
+    encoder = [mv.Residual([mv.Dense(7, 7), layer or Swish(0.5)]), mv.Dense(7, 4)]
+    return mv.VAE(encoder, [mv.Dense(2, 7)])
+
+
+def test_a_model_with_parts_of_ones_own(path, x):
+    vae = swish_vae()
+    vae.save(path)
+    again = mv.load(path, parts=[Swish])
+    assert again.encoder.layers[0].f.layers[1].scale == 0.5
+    np.testing.assert_array_equal(vae.reconstruct(x), again.reconstruct(x))
+    with pytest.raises(mv.MiniVAEError, match=r"has no 'Swish': a class of your own is to be given, .*parts=\[...\]"):
+        mv.load(path)
+
+
+def test_a_training_with_parts_of_ones_own_goes_on_where_it_was(path, x):
+    def trained(epochs, **options):
+        vae = swish_vae()
+        mv.fit(vae, x, epochs=epochs, batch_size=3, optimizer=Signs(mv.Adam(1e-2)), progress=False, **options)
+        return vae.parameters.flat
+
+    trained(2, checkpoint=path)
+    resumed = trained(4, checkpoint=mv.Checkpoint(path, resume=True))
+    np.testing.assert_array_equal(resumed, trained(4))
+    with pytest.raises(mv.MiniVAEError, match="another training: optimizer is {'class': 'Signs'"):
+        mv.fit(swish_vae(), x, epochs=4, batch_size=3, checkpoint=mv.Checkpoint(path, resume=True), progress=False)
+
+
+def test_a_part_that_could_not_be_made_again_is_refused_before_anything_is_written(path, x):
+    vae = swish_vae(Forgetful(1.0))
     before = vae.parameters.flat.copy()
-    with pytest.raises(mv.MiniVAEError, match="Swish is no part of minivae"):
-        mv.fit(vae, x, epochs=1, batch_size=3, checkpoint=path, progress=False)
-    with pytest.raises(mv.MiniVAEError, match="Adam is no part of minivae"):
-        mv.fit(make(), x, epochs=1, batch_size=3, optimizer=Adam(), checkpoint=path, progress=False)
+    for attempt in vae.save, lambda path: mv.fit(vae, x, epochs=1, batch_size=3, checkpoint=path, progress=False):
+        with pytest.raises(mv.MiniVAEError, match="Forgetful, which should keep each argument .* it has no 'factor'"):
+            attempt(path)
     np.testing.assert_array_equal(vae.parameters.flat, before)
+    with pytest.raises(mv.MiniVAEError, match="two parts are called Adam"):
+        mv.fit(make(), x, epochs=1, batch_size=3, optimizer=Adam(), checkpoint=path, progress=False)
+    namesake = type("Swish", (mv.ReLU,), {})
+    with pytest.raises(mv.MiniVAEError, match="two parts are called Swish"):
+        mv.VAE([mv.Dense(7, 4), Swish(), namesake(), mv.Dense(4, 4)], [mv.Dense(2, 7)]).save(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("parts", [Swish, [Swish()], ["Swish"], [int], None])
+def test_parts_are_classes(parts, path):
+    with pytest.raises(mv.MiniVAEError, match="parts should be a list of your own classes"):
+        mv.load(path, parts=parts)
 
 
 def test_save_is_a_function_and_a_method(path):
