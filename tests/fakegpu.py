@@ -571,6 +571,12 @@ class FakeCupy:
     def squeeze(self, a, axis=None):
         return a.squeeze(axis)
 
+    def pad(self, array, pad_width):
+        sizes = [(before, n, after) for n, (before, after) in zip(array.shape, pad_width, strict=True)]
+        padded = self.zeros([sum(size) for size in sizes], array.dtype)
+        padded[tuple(slice(before, before + n) for before, n, _ in sizes)] = array
+        return padded
+
     def broadcast_to(self, array, shape):
         return array._view(np.broadcast_to(array._data, shape))
 

@@ -122,9 +122,9 @@ def _convolution(plan, group):
         if what == "copy":
             x, out = arrays
             yield partial(np.copyto, out, x)
-        elif what == "matmul":
-            yield partial(np.matmul, *arrays)
         else:
-            a, b, product, total = arrays
+            a, b, out, add = arrays
+            product = plan.scratch("", "product", out.shape, out.dtype) if add else out
             yield partial(np.matmul, a, b, product)
-            yield partial(np.add, total, product, total)
+            if add:
+                yield partial(np.add, out, product, out)

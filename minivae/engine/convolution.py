@@ -7,7 +7,6 @@ for 64 channels and a 3x3 kernel the copy then costs an eighth of the product.
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -83,29 +82,24 @@ class Windows:
         """The pairs of sweeps that make any pixels."""
         return [(down, across) for down in self.down for across in self.across if down.count and across.count]
 
-    def unused(self):
-        """The pairs of sweeps that make no pixels; no window meets their parts of the kernel."""
-        return [(down, across) for down in self.down for across in self.across if not (down.count and across.count)]
-
     def padding(self, height, width):
         """How many zeros the windows need around an image: (above, below), (left, right)."""
         return _padding(self.down, height), _padding(self.across, width)
 
+    def most_values(self, n_channels):
+        """How many values the patches of an image have, in the phase where they have most."""
+        return max(d.count * a.count * d.n_taps * a.n_taps for d, a in self.phases()) * n_channels
+
     def chunks(self, shape, dtype, patch_bytes=PATCH_BYTES):
         """Slices of a batch of images of this shape, as even as can be; they depend on nothing else."""
         B, *_, C = shape
-        values = max(d.count * a.count * d.n_taps * a.n_taps for d, a in self.phases()) * C
-        n = -(-B // max(1, patch_bytes // (values * np.dtype(dtype).itemsize)))
+        n = -(-B // max(1, patch_bytes // (self.most_values(C) * np.dtype(dtype).itemsize)))
         ends = [B * i // n for i in range(n + 1)]
         return [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
 
     def pad(self, x):
         """Images x (n, H, W, C) with the zeros around them that the windows need."""
-        n, H, W, C = x.shape
-        (top, bottom), (left, right) = self.padding(H, W)
-        padded = np.zeros_like(x, shape=(n, top + H + bottom, left + W + right, C))
-        padded[:, top : top + H, left : left + W] = x
-        return padded
+        return np.pad(x, ((0, 0), *self.padding(*x.shape[1:3]), (0, 0)))
 
     def patches(self, padded, phase, size):
         """The windows of one phase, a row each: (n rows columns, taps taps C), from images of this size, padded."""
@@ -171,114 +165,69 @@ def chunk_steps(plan, group, as_strided, patch_bytes=PATCH_BYTES, images=None, d
     dkernel : where the sum of `correlate_weights` over these images goes, if not to its value's array
     name    : tells apart the scratch memory of those who run at the same time
 
-    Yields ("copy", x, out), ("matmul", a, b, out) and ("accumulate", a, b, scratch, out), which is scratch = a @ b and
-    out = out + scratch. The patches of a chunk are made once for all.
+    Yields ("copy", x, out) and ("product", a, b, out, add), which is out = a @ b, or where `add` says so out + a @ b.
+    The patches of a chunk are made once for all.
     """
     by_name = {value.function.__name__: value for value in group}
     x, windows = plan.array(group[0].inputs[0]), group[0].settings[0]
-    first, last = images or (0, len(x))
-    scratch, products = partial(plan.scratch, name), []
+    some = slice(*images or (0, len(x)))
+
+    def matrix(part, purpose):
+        """A part of an array as a matrix: itself, or where it has gaps scratch memory to copy it from or to."""
+        shape = math.prod(part.shape[:-1]), part.shape[-1]
+        return part.reshape(shape) if part.flags.c_contiguous else plan.scratch(name, purpose, shape, part.dtype)
+
+    phases, weights = windows.phases(), []
     if "correlate" in by_name:
-        value = by_name["correlate"]
-        products.append(Product(scratch, plan.array(value.inputs[1]), plan.array(value)[first:last]))
+        kernel, y = plan.array(by_name["correlate"].inputs[1]), plan.array(by_name["correlate"])[some]
+        for i, (down, across) in enumerate(phases):
+            part = kernel[down.taps, across.taps]
+            weights.append(matrix(part, f"kernel {i}"))
+            if not part.flags.c_contiguous:
+                yield "copy", part, weights[i].reshape(part.shape)
     if "correlate_weights" in by_name:
-        value = by_name["correlate_weights"]
-        dkernel = plan.array(value) if dkernel is None else dkernel
-        products.append(WeightProduct(scratch, dkernel, plan.array(value.inputs[1])[first:last]))
-        for down, across in windows.unused():
-            part = dkernel[down.taps, across.taps]
-            yield "copy", as_strided(plan.zeros((1,), x.dtype), part.shape, (0,) * part.ndim), part
-    x = x[first:last]
-    chunks, phases = windows.chunks(x.shape, x.dtype, patch_bytes), windows.phases()
-    largest, (_, H, W, C) = max(rows.stop - rows.start for rows in chunks), x.shape
+        dy = plan.array(by_name["correlate_weights"].inputs[1])[some]
+        dkernel = plan.array(by_name["correlate_weights"]) if dkernel is None else dkernel
+        parts = [dkernel[down.taps, across.taps] for down, across in phases]
+        sums = [matrix(part, f"sum {i}") for i, part in enumerate(parts)]
+        if len(phases) < len(windows.down) * len(windows.across):  # some of the kernel meets no window
+            yield "copy", np.broadcast_to(plan.zeros((1,), x.dtype), dkernel.shape), dkernel
+    x = x[some]
+    chunks, (_, H, W, C) = windows.chunks(x.shape, x.dtype, patch_bytes), x.shape
+    largest = max(rows.stop - rows.start for rows in chunks)
     (top, bottom), (left, right) = windows.padding(H, W)
     padded = x
     if top or bottom or left or right or not x.flags.c_contiguous:
         padded = plan.zeros((largest, top + H + bottom, left + W + right, C), x.dtype)
-    sizes = [down.count * across.count * down.n_taps * across.n_taps * C for down, across in phases]
-    patches = scratch("patches", (largest * max(sizes),), x.dtype)
-    for product in products:
-        yield from product.begin(phases)
+    patches = plan.scratch(name, "patches", (largest * windows.most_values(C),), x.dtype)
     for rows in chunks:
-        n = rows.stop - rows.start
-        if padded is x:
-            large = x[rows]
-        else:
-            large = padded[:n]
+        large = x[rows]
+        if padded is not x:
+            large = padded[: rows.stop - rows.start]
             yield "copy", x[rows], large[:, top : top + H, left : left + W]
         for i, (down, across) in enumerate(phases):
             per_image, per_row, per_pixel, _ = large.strides
             seen = as_strided(
                 large[:, top + down.start :, left + across.start :],
-                (n, down.count, across.count, down.n_taps, across.n_taps * C),
+                (len(large), down.count, across.count, down.n_taps, across.n_taps * C),
                 (per_image, per_row * down.step, per_pixel * across.step, per_row, large.itemsize),
             )
-            made = patches[: n * sizes[i]].reshape(seen.shape)
+            made = patches[: seen.size].reshape(seen.shape)
             yield "copy", seen, made
-            matrix = made.reshape(n * down.count * across.count, -1)
-            for product in products:
-                yield from product.chunk(i, (down, across), rows, matrix)
-    for product in products:
-        yield from product.end(phases)
-
-
-class Product:
-    """`correlate`: the patches times the kernel."""
-
-    def __init__(self, scratch, kernel, y):
-        self.scratch, self.kernel, self.y, self.weights = scratch, kernel, y, []
-
-    def begin(self, phases):
-        for i, (down, across) in enumerate(phases):
-            part = self.kernel[down.taps, across.taps]
-            matrix = part.reshape(-1, part.shape[3]) if part.flags.c_contiguous else None
-            if matrix is None:
-                matrix = self.scratch(f"kernel {i}", (math.prod(part.shape[:3]), part.shape[3]), part.dtype)
-                yield "copy", part, matrix.reshape(part.shape)
-            self.weights.append(matrix)
-
-    def chunk(self, i, phase, rows, patches):
-        pixels = self.y[rows, phase[0].pixels, phase[1].pixels]
-        if pixels.flags.c_contiguous:
-            yield "matmul", patches, self.weights[i], pixels.reshape(len(patches), -1)
-        else:
-            values = self.scratch("values", (len(patches), pixels.shape[3]), pixels.dtype)
-            yield "matmul", patches, self.weights[i], values
-            yield "copy", values.reshape(pixels.shape), pixels
-
-    def end(self, phases):
-        return ()
-
-
-class WeightProduct:
-    """`correlate_weights`: the transposed patches times the pixels, summed over the chunks."""
-
-    def __init__(self, scratch, kernel, y):
-        self.scratch, self.kernel, self.y, self.sums = scratch, kernel, y, []
-
-    def begin(self, phases):
-        for i, (down, across) in enumerate(phases):
-            part = self.kernel[down.taps, across.taps]
-            shape = math.prod(part.shape[:3]), part.shape[3]
-            whole = part.flags.c_contiguous
-            self.sums.append(part.reshape(shape) if whole else self.scratch(f"sum {i}", shape, part.dtype))
-        return ()
-
-    def chunk(self, i, phase, rows, patches):
-        pixels, total = self.y[rows, phase[0].pixels, phase[1].pixels], self.sums[i]
-        if not pixels.flags.c_contiguous:
-            column = self.scratch("pixels", pixels.shape, pixels.dtype)
-            yield "copy", pixels, column
-            pixels = column
-        pixels = pixels.reshape(len(patches), -1)
-        if rows.start == 0:
-            yield "matmul", patches.T, pixels, total
-        else:
-            product = self.scratch("product", total.shape, total.dtype)
-            yield "accumulate", patches.T, pixels, product, total
-
-    def end(self, phases):
-        for (down, across), total in zip(phases, self.sums, strict=True):
-            part = self.kernel[down.taps, across.taps]
+            made = made.reshape(math.prod(seen.shape[:3]), -1)
+            if "correlate" in by_name:
+                pixels = y[rows, down.pixels, across.pixels]
+                values = matrix(pixels, "values")
+                yield "product", made, weights[i], values, False
+                if not pixels.flags.c_contiguous:
+                    yield "copy", values.reshape(pixels.shape), pixels
+            if "correlate_weights" in by_name:
+                pixels = dy[rows, down.pixels, across.pixels]
+                values = matrix(pixels, "pixels")
+                if not pixels.flags.c_contiguous:
+                    yield "copy", pixels, values.reshape(pixels.shape)
+                yield "product", made.T, values, sums[i], rows.start > 0
+    if "correlate_weights" in by_name:
+        for part, total in zip(parts, sums, strict=True):
             if not part.flags.c_contiguous:
                 yield "copy", total.reshape(part.shape), part

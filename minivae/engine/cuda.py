@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .plan import is_number, merged, over, squeezed
 from .tracing import CAST, COPY, START, Untraceable, rows
 
 BLOCK = 256  # threads in a block
@@ -104,33 +105,17 @@ def literal(x, dtype):
     return f"({'0' if np.isnan(x) else '1' if x > 0 else '-1'}.0{suffix} / 0.0{suffix})"
 
 
-def strides(array, shape):
-    """How far apart, in elements, those of an array are along each axis of a shape to which it is broadcast."""
-    steps = [0 if n == 1 else step // array.dtype.itemsize for n, step in zip(array.shape, array.strides, strict=True)]
-    return [0] * (len(shape) - array.ndim) + steps
-
-
-def offset(shape, steps, i):
-    """C for where element i of a shape, counted in C order, lies in an array with these strides."""
-    axes = []  # (length, stride) from the last to the first; axes that are walked as one are merged
-    for n, step in reversed([*zip(shape, steps, strict=True)]):
-        if axes and step == axes[-1][0] * axes[-1][1]:
-            axes[-1] = axes[-1][0] * n, axes[-1][1]
-        elif n != 1:
-            axes.append((n, step))
-    terms, behind = [], 1
-    for k, (n, step) in enumerate(axes):
+def offset(array, shape, i):
+    """C for where element i of a shape, counted in C order, lies in an array that is broadcast to it."""
+    sizes, (steps,) = merged(squeezed(shape), [over(array, shape)])
+    terms = []
+    for k, (n, step) in enumerate(zip(sizes, steps, strict=True)):
+        behind, apart = math.prod(sizes[k + 1 :]), step // array.dtype.itemsize
         place = i if behind == 1 else f"{i} / {behind}"
-        place = place if k == len(axes) - 1 else f"{place} % {n}"
-        if step:
-            terms.append(place if step == 1 else f"{place} * {step}")
-        behind *= n
+        place = f"{place} % {n}" if k else place
+        if n > 1 and apart:
+            terms.append(place if apart == 1 else f"{place} * {apart}")
     return " + ".join(terms) or "0"
-
-
-def is_uniform(constant):
-    """Whether all elements of a constant are the same number."""
-    return constant.ghost.tobytes() == constant.ghost.flat[0].tobytes() * constant.ghost.size
 
 
 class Code:
@@ -176,15 +161,15 @@ class Code:
         if base.number in self.anew:
             bases = base.ghost.__array_interface__["data"][0]
             start = (source.ghost.__array_interface__["data"][0] - bases) // base.dtype.itemsize
-            place = offset(shape, strides(source.ghost, shape), i)
+            place = offset(source.ghost, shape, i)
             place = f"{place} + {start}" if start else place
             return self.compute(base, place if place.isalnum() else self.let("int32", place))
         if (base.number, i) in self.made:  # by this loop, for the same element
             return self.made[base.number, i]
-        if base.kind == "constant" and is_uniform(base):
+        if is_number(base):
             return literal(base.ghost.flat[0], base.dtype)
         array = self.plan.array(source)
-        return self.load(array, offset(shape, strides(array, shape), i))
+        return self.load(array, offset(array, shape, i))
 
     def compute(self, value, i):
         """The variable that holds element i of a value."""
@@ -206,16 +191,15 @@ class Code:
         variable = self.compute(value, "i")
         if self.plan.in_memory(value):
             array = self.plan.array(value)
-            self.store(array, offset(value.shape, strides(array, value.shape), "i"), variable)
+            self.store(array, offset(array, value.shape, "i"), variable)
 
     def _row(self, table, index, i):
         """C for element i of rows(table, index)."""
         array, width, column = self.plan.array(table), math.prod(table.shape[1:]), "0"
-        step, *steps = strides(array, table.shape)
         if width > 1:
             i, column = self.let("int32", f"{i} / {width}"), self.let("int32", f"{i} % {width}")
-        place = f"(long long){self.read(index, index.shape, i)} * {step}"
-        return f"{self.pointer(array)}[{place} + {offset(table.shape[1:], steps, column)}]"
+        place = f"(long long){self.read(index, index.shape, i)} * {array.strides[0] // array.dtype.itemsize}"
+        return f"{self.pointer(array)}[{place} + {offset(array[0], table.shape[1:], column)}]"
 
     def reduced(self, function, dtype, text, lanes, apart):
         """C for what the threads that share a row have found together."""
@@ -263,8 +247,7 @@ def copy(out, x):
     """A loop that copies an array."""
 
     def write(code):
-        place = offset(out.shape, strides(out, out.shape), "i")
-        code.store(out, place, code.load(x, offset(out.shape, strides(x, out.shape), "i")))
+        code.store(out, offset(out, out.shape, "i"), code.load(x, offset(x, out.shape, "i")))
 
     return _over(out.size, write)
 
@@ -287,16 +270,16 @@ def reductions(plan, value):
     """The loops that make a sum or a maximum over some axes of an array: one, or two where it is long."""
     x, out, axes = plan.array(value.inputs[0]), plan.array(value), value.settings
     kept = [axis for axis in range(x.ndim) if axis not in axes]
-    steps = strides(x, x.shape)
 
     def place(along, i):
-        return offset([x.shape[axis] for axis in along], [steps[axis] for axis in along], i)
+        part = x[tuple(slice(None if axis in along else 1) for axis in range(x.ndim))]
+        return offset(part, part.shape, i)
 
     def numbers(code):
         return [code.load(x, f"{place(kept, 'r')} + {place(axes, 'c')}")]
 
     def nearest(along):
-        return min((abs(steps[axis]) for axis in along if x.shape[axis] > 1), default=math.inf)
+        return min((abs(x.strides[axis]) for axis in along if x.shape[axis] > 1), default=math.inf)
 
     n_rows, n, across = value.size, x.size // value.size, nearest(kept) < nearest(axes)
     lanes = _lanes(n, across)
@@ -335,7 +318,7 @@ def _reduction(n_rows, n, numbers, results, across=False, n_parts=1):
             before += f"        {c_type(array.dtype)} s{k} = {literal(START[function], array.dtype)};\n"
             code.stores.append(f"s{k} = {expression(function, (f's{k}', number), array.dtype)};")
             reduced = code.reduced(function, array.dtype, f"s{k}", lanes, at_once if across else 1)
-            place = f"{code.pointer(array)}[{offset(shape, strides(array, shape), 'o')}]"
+            place = f"{code.pointer(array)}[{offset(array, shape, 'o')}]"
             after += f"        s{k} = {reduced};\n        if (lane == 0 && r < {n_rows}) {place} = s{k};\n"
         row, lane = ("%", "/") if across else ("/", "%")
         unit = at_once if across else lanes

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .convolution import chunk_steps
-from .cuda import EXPRESSIONS, is_uniform
-from .plan import Plan, elementwise_of, merged, over, whole_loop
+from .cuda import EXPRESSIONS
+from .plan import Plan, elementwise_of, is_number, merged, over, whole_loop
 from .tracing import CAST, START, Untraceable, rows, trace
 
 # The views of the memory. JavaScript's integers of 64 bits are slow; as floats they are exact up to 2^53.
@@ -241,7 +241,7 @@ class Program:
                 if what == "copy":
                     self._copy(*arrays)
                 else:
-                    self._product(*arrays[:2], arrays[-1], add=what == "accumulate")
+                    self._product(*arrays)
         elif first.kind == "matmul":
             self._product(*map(array, first.inputs), array(first))
         elif first.kind == "assemble":
@@ -299,7 +299,7 @@ class Program:
         operands = {}  # an array as the loop needs it, for each value and source that it reads or writes
         for value in group:
             for source in value.inputs:
-                if source.base.number not in made and not _is_number(source):
+                if source.base.number not in made and not is_number(source):
                     shape = value.shape if value.kind == "elementwise" else source.shape
                     operands[value, source] = over(self.plan.array(source), shape)
             if value.kind == "elementwise" and self.plan.in_memory(value):
@@ -315,7 +315,7 @@ class Program:
         def given(value, source, indices):
             if source.base.number in made:
                 return f"v{source.base.number}"
-            if _is_number(source):
+            if is_number(source):
                 return number(source.ghost.flat[0])
             return self._element(operands[value, source], (indices, steps[value, source]))
 
@@ -353,10 +353,6 @@ class Program:
             numbers += [self.memory.place(matrix), *(step // matrix.itemsize for step in matrix.strides)]
         numbers += [self.memory.place(out), out.strides[0] // out.itemsize, *a.shape, b.shape[1]]
         self._line(f"product({TYPES[out.dtype.name]}, {', '.join(map(str, numbers))}, {str(add).lower()});")
-
-
-def _is_number(source):
-    return source.kind == "constant" and is_uniform(source)
 
 
 def number(x):

@@ -123,8 +123,7 @@ class Kernels:
                 x, out = arrays
                 self._loop(copy(out, x))
             else:
-                a, b, *_, out = arrays
-                self._product(a, b, out, add=what == "accumulate")
+                self._product(*arrays)
 
     # ------------------------------------------------------------------------------------- from work to launches
 

@@ -102,6 +102,12 @@ class Register:
     def __truediv__(self, y):
         return self._arithmetic("div", y)
 
+    def __lshift__(self, n):
+        return self.code.set(self.type, f"shl {self.typed}, {n}")
+
+    def __rshift__(self, n):
+        return self.code.set(self.type, f"ashr {self.typed}, {n}")
+
     def __neg__(self):
         return self.code.set(self.type, f"fneg {self.typed}")
 
@@ -137,7 +143,7 @@ class Register:
         elif self.is_float:
             how = "fptosi" if type_ == "i8" else "fptoui"
         elif to_float:
-            how = "sitofp" if self.type == "i8" else "uitofp"
+            how = "uitofp" if self.type in ("u1", "b1") else "sitofp"
         else:
             how = "zext" if size.index(type_) < size.index(self.type) else "trunc"
         return self.code.set(type_, f"{how} {self.typed} to {TYPES[type_]}")
@@ -176,40 +182,32 @@ def polynomial(x, coefficients):
 
 
 def bits(x, as_):
-    """The same 32 bits as a float, or as an integer i32, whose registers have no arithmetic of ours."""
+    """The same 32 bits as a float, or as an integer i32."""
     return x.code.set(as_, f"bitcast {x.typed} to {TYPES[as_]}")
-
-
-def integer(op, x, y):
-    """An operation of LLVM's on such bits or Python integers."""
-    code = x.code if isinstance(x, Register) else y.code
-    x, y = (v.name if isinstance(v, Register) else v for v in (x, y))
-    return code.set("bits", f"{op} i32 {x}, {y}")
 
 
 def power_of_two(n):
     """2^n for an integer n from -126 to 127, made from its bits."""
-    return bits(integer("shl", integer("add", n, 127), 23), "f4")
+    return bits((n + 127) << 23, "f4")
 
 
 def exp(x):
     """exp(x) = 2^n exp(r),   n = round(x / ln 2),  r = x - n ln 2."""
     if x.type == "f8":
         return x.intrinsic("exp")
-    x = select(x < -104.0, -104.0, x)
-    x = select(x > 89.0, 89.0, x)  # beyond these it is 0 and infinite; NaN is neither and stays
+    x = minimum(maximum(x, -104.0), 89.0)  # beyond these it is 0 and infinite; NaN stays
     shifted = x.intrinsic("fma", 1 / math.log(2), ROUND)  # so large that its last bits are those of an integer
-    n, whole = shifted - ROUND, integer("sub", bits(shifted, "bits"), ROUND_BITS)
+    n, whole = shifted - ROUND, bits(shifted, "bits") - ROUND_BITS
     r = n.intrinsic("fma", -LN2_LOW, n.intrinsic("fma", -LN2_HIGH, x))
     y = (r * r).intrinsic("fma", polynomial(r, EXP), r) + 1.0
     # In two factors, since 2^n itself may be too large or too small for a float of full precision.
-    half = integer("ashr", whole, 1)
-    return y * power_of_two(half) * power_of_two(integer("sub", whole, half))
+    half = whole >> 1
+    return y * power_of_two(half) * power_of_two(whole - half)
 
 
 def _log(f, k):
     """log((1 + f) 2^k) for -1/4 < f < 1/2."""
-    k = k.code.set("f4", f"sitofp {k.typed} to float")
+    k = k.to("f4")
     square = f * f
     tail = (square * f).intrinsic("fma", polynomial(f, LOG1P), k * LN2_LOW)
     return k.intrinsic("fma", LN2_HIGH, f + square.intrinsic("fma", -0.5, tail))
@@ -217,7 +215,7 @@ def _log(f, k):
 
 def _exponent(u):
     """k such that u 2^-k lies between 3/4 and 3/2."""
-    return integer("ashr", integer("sub", bits(u, "bits"), 0x3F400000), 23)
+    return (bits(u, "bits") - 0x3F400000) >> 23
 
 
 def log(x):
@@ -227,7 +225,7 @@ def log(x):
     small = x < 2.0**-126  # subnormal: its exponent is not in its bits
     u = select(small, x * 2.0**23, x)
     k = _exponent(u)
-    f = bits(integer("sub", bits(u, "bits"), integer("shl", k, 23)), "f4") - 1.0
+    f = bits(bits(u, "bits") - (k << 23), "f4") - 1.0
     y = _log(f, k) - select(small, x.like(23 * math.log(2)), 0.0)
     y = select(x.compare("oeq", 0.0), -math.inf, y)
     y = select(x < 0.0, math.nan, y)
@@ -240,7 +238,7 @@ def log1p(x):
         return x.call("log1p")
     u = x + 1.0
     k = _exponent(u)
-    scale = power_of_two(integer("sub", 2, k)) * 0.25  # 2^-k, subnormal for the largest x
+    scale = power_of_two(k.like(2) - k) * 0.25  # 2^-k, subnormal for the largest x
     y = _log(x.intrinsic("fma", scale, scale - 1.0), k)
     y = select(u.compare("oeq", 0.0), -math.inf, y)
     y = select(u < 0.0, math.nan, y)
@@ -252,22 +250,10 @@ def tanh(x):
     """tanh(x) = x P(x^2) / Q(x^2) up to |x| = 9, beyond which it rounds to 1."""
     if x.type == "f8":
         return x.call("tanh")
-    x = least(most(x, 9.0), -9.0)
+    x = maximum(minimum(x, 9.0), -9.0)
     square = x * x
     y = x * polynomial(square, TANH) / polynomial(square, TANH_BELOW)
-    return least(most(y, 1.0), -1.0)
-
-
-def most(x, limit):
-    """min(x, limit) for a number as the limit; NaN stays."""
-    limit = x.like(limit)
-    return select(limit < x, limit, x)
-
-
-def least(x, limit):
-    """max(x, limit) for a number as the limit; NaN stays."""
-    limit = x.like(limit)
-    return select(limit > x, limit, x)
+    return maximum(minimum(y, 1.0), -1.0)
 
 
 def _or_nan(choice, y):
@@ -275,11 +261,13 @@ def _or_nan(choice, y):
 
 
 def maximum(x, y):
-    """NaN where one of them is NaN."""
+    """NaN where one of them is NaN; y may be a Python number."""
+    y = x.like(y)
     return _or_nan(select(y > x, y, x), y)
 
 
 def minimum(x, y):
+    y = x.like(y)
     return _or_nan(select(y < x, y, x), y)
 
 
@@ -292,10 +280,6 @@ def logaddexp(x, y):
 def sign(x):
     one = select(x < 0.0, x.like(-1.0), select(x > 0.0, x.like(1.0), 0.0))
     return _or_nan(one, x)
-
-
-def comparison(test):
-    return lambda x, y: x.compare(test, y)
 
 
 def intrinsic(name):
@@ -337,12 +321,12 @@ FUNCTIONS = {
     np.logaddexp: logaddexp,
     **{getattr(np, name): from_c_library(name) for name in ("expm1", "sin", "cos", "sinh", "cosh")},
     np.arctan: from_c_library("atan"),
-    np.greater: comparison("ogt"),
-    np.greater_equal: comparison("oge"),
-    np.less: comparison("olt"),
-    np.less_equal: comparison("ole"),
-    np.equal: comparison("oeq"),
-    np.not_equal: comparison("une"),
+    np.greater: lambda x, y: x.compare("ogt", y),
+    np.greater_equal: lambda x, y: x.compare("oge", y),
+    np.less: lambda x, y: x.compare("olt", y),
+    np.less_equal: lambda x, y: x.compare("ole", y),
+    np.equal: lambda x, y: x.compare("oeq", y),
+    np.not_equal: lambda x, y: x.compare("une", y),
     np.logical_and: logical("and"),
     np.logical_or: logical("or"),
     np.logical_not: logical("xor"),
@@ -372,21 +356,11 @@ def function_of(value):
 
 
 DECLARATIONS = [
-    *(
-        f"declare {t} @llvm.{name}.{s}({', '.join([t] * (3 if name == 'fma' else 2 if 'imum' in name else 1))})"
-        for t, s in (("float", "f32"), ("double", "f64"))
-        for name in ("fma", "maximum", "minimum", "sqrt", "fabs", "rint", "floor", "ceil", "trunc")
-    ),
-    "declare double @llvm.exp.f64(double)",
-    "declare double @llvm.log.f64(double)",
-]  # fmt: skip
+    f"declare {t} @llvm.{name}.{s}({', '.join([t] * (3 if name == 'fma' else 2 if 'imum' in name else 1))})"
+    for t, s in (("float", "f32"), ("double", "f64"))
+    for name in ("fma", "maximum", "minimum", "sqrt", "fabs", "rint", "floor", "ceil", "trunc", "exp", "log")
+]
 C_LIBRARY = ("log1p", "tanh", "expm1", "sin", "cos", "sinh", "cosh", "atan", "exp", "log")
-
-
-def _machine():
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
 
 
 @functools.cache
@@ -410,9 +384,9 @@ def compile_module(text, names):
     _c_library()
     declared = [f"declare {t} @{name}{s}({t})" for name in C_LIBRARY for t, s in (("double", ""), ("float", "f"))]
     text = "\n".join([*DECLARATIONS, *declared, text])
-    machine = _machine()
-    version = ".".join(map(str, llvm.llvm_version_info))
-    key = "\n".join([version, machine.triple, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), text])
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3)
+    key = repr((llvm.llvm_version_info, machine.triple, cpu, features, text))
     path = os.path.join(platformdirs.user_cache_dir("minivae"), "compiled", hashlib.sha256(key.encode()).hexdigest())
     binary = _read(path)
     if binary is None:

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from . import llvm
 from .convolution import PATCH_BYTES, chunk_steps, correlate_weights
 from .llvm import TYPES, Code, Register, function_of, type_of
-from .plan import Plan, elementwise_of, merged, over, stored, whole_loop
+from .plan import Plan, elementwise_of, is_number, merged, over, squeezed, stored, whole_loop
 from .threads import MAX_WORKERS, WORDS, Crew, blas, cython_blas, product_kernel
 from .tracing import START, Untraceable, rows
 
@@ -28,7 +28,6 @@ LEAST_VALUES = 4096  # work on fewer is left to the first thread where the other
 LEAST_PRODUCTS = 1 << 16  # likewise a matrix product of fewer multiplications
 GRAIN = 16  # of long arrays: a cache line
 LONG_SUM = 1 << 16  # sums of so many values in all are made in parts
-PARTS = MAX_WORKERS
 BLAS_TAKES_INT = " int *" in str(cython_blas.__pyx_capi__["sgemm"])  # not integers of 64 bits
 
 
@@ -207,7 +206,7 @@ class Loops:
         made, reads = {value.number for value in values}, {}
         for value in group:
             for source in value.inputs:
-                if source.base.number not in made and not _is_number(source):
+                if source.base.number not in made and not is_number(source):
                     shape = value.shape if value.kind == "elementwise" else source.shape
                     reads[value, source] = place(self.plan.array(source), shape)
         writes = {value: place(self.plan.array(value), value.shape) for value in values if self.plan.in_memory(value)}
@@ -219,8 +218,8 @@ class Loops:
             def given(value, source):
                 if source.base.number in made:
                     return registers[source.base.number]
-                if _is_number(source):
-                    return code.number(source.ghost.item(), type_of(source.dtype))
+                if is_number(source):
+                    return code.number(source.ghost.flat[0], type_of(source.dtype))
                 return load(reads[value, source])
 
             for value in values:
@@ -300,7 +299,7 @@ class Loops:
         on 784-256-2-256-784 takes 5 times as long on gradients that half come from the other core.
         """
         dense = [array for array in arrays if array.strides == (array.itemsize,)]
-        flat = next((a for a in dense if any(_within(a, address) for address in self._owned)), None)
+        flat = next((a for a in dense if any(0 <= address - a.ctypes.data < a.nbytes for address in self._owned)), None)
         done, shares = 0, []
         for address in [] if flat is None else sorted(self._owned):
             first, owned = (address - flat.ctypes.data) // flat.itemsize, self._owned[address]
@@ -337,13 +336,10 @@ class Loops:
 
     def _add_reduction(self, function, x, out, axes):
         """out = the sum, or the largest, or the smallest, of x along these axes, which have length 1 in out."""
-        gone = [i for i in axes if x.shape[i] != 1]
-        kept = [i for i in range(x.ndim) if i not in axes and x.shape[i] != 1]
-        ones = [i for i in range(x.ndim) if i not in gone + kept]
-        x = x.transpose([*ones, *gone, *kept])[(0,) * len(ones)]
-        out = out.transpose([*ones, *gone, *kept])[(0,) * len(ones + gone) + (...,)]
-        sizes, (strides,) = merged(x.shape[: len(gone)], [x])
-        x = as_strided(x, (*sizes, *out.shape), (*strides, *x.strides[len(gone) :]))
+        gone = len(squeezed([x.shape[i] for i in axes]))
+        x, out = np.moveaxis(x, axes, range(len(axes))).squeeze(), out.squeeze()
+        sizes, (strides,) = merged(x.shape[:gone], [x])
+        x = as_strided(x, (*sizes, *out.shape), (*strides, *x.strides[gone:]))
         while x.ndim > out.ndim + 1:
             between = self.plan.empty(x.shape[1:], x.dtype)
             self._add_fold(function, x, between)
@@ -353,13 +349,15 @@ class Loops:
     def _add_fold(self, function, x, out):
         """out = x folded along its first axis."""
         n = len(x)
-        if x.size >= LONG_SUM and out.size < LEAST_VALUES and n >= 4 * PARTS:
-            length, rest = divmod(n, PARTS)
-            parts = self.plan.empty((PARTS + (rest > 0), *out.shape), out.dtype)
+        if x.size >= LONG_SUM and out.size < LEAST_VALUES and n >= 4 * MAX_WORKERS:
+            length, rest = divmod(n, MAX_WORKERS)
+            parts = self.plan.empty((MAX_WORKERS + (rest > 0), *out.shape), out.dtype)
             strides = x.strides[0], length * x.strides[0], *x.strides[1:]
-            self._add_fold_loop(function, as_strided(x, (length, PARTS, *x.shape[1:]), strides), parts[:PARTS])
+            self._add_fold_loop(
+                function, as_strided(x, (length, MAX_WORKERS, *x.shape[1:]), strides), parts[:MAX_WORKERS]
+            )
             if rest:
-                self._add_fold_loop(function, x[n - rest :], parts[PARTS, ...])
+                self._add_fold_loop(function, x[n - rest :], parts[MAX_WORKERS, ...])
             x = parts
         self._add_fold_loop(function, x, out)
 
@@ -422,7 +420,7 @@ class Loops:
                 if what == "copy":
                     self._add_copy(*arrays)
                 else:
-                    self._add_product(*arrays[:2], arrays[-1], accumulate=what == "accumulate")
+                    self._add_product(*arrays)
         self._owner = None
         if weights is not None and len(busy) > 1:
             self._add_reduction(np.add, sums, self.plan.array(weights)[None], (0,))
@@ -481,14 +479,6 @@ def gemm(dtype):
     return get(capsule, name(capsule))
 
 
-def _within(array, address):
-    return array.ctypes.data <= address < array.ctypes.data + array.nbytes
-
-
-def _is_number(source):
-    return source.kind == "constant" and source.size == 1
-
-
 # --------------------------------------------------------------------------------------------- who touches what
 
 
@@ -524,8 +514,7 @@ def repeat(code, start, stop, body, carried=()):
     inside = [Register(code, code.new(), x.type) for x in carried]
     results = body(i, inside) or []
     following = i + 1
-    more = following.compare("olt", Register(code, stop.name if isinstance(stop, Register) else str(stop), "i8"))
-    start = start.name if isinstance(start, Register) else str(start)
+    more = following.compare("olt", Register(code, stop, "i8"))
     phis = [f"{i.name} = phi i64 [ {start}, %{before} ], [ {following.name}, %{code.block} ]"]
     phis += [
         f"{x.name} = phi {x.llvm} [ {first.name}, %{before} ], [ {last.name}, %{code.block} ]"

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from .tracing import Untraceable, same_memory, strides
+from .tracing import Untraceable, laid_out, same_memory
 
 
 def squeezed(shape):
@@ -67,6 +67,11 @@ def stored(matrix):
     return None
 
 
+def is_number(value):
+    """Whether a value is a constant whose elements are all the same number."""
+    return value.kind == "constant" and value.ghost.tobytes() == value.ghost.flat[0].tobytes() * value.size
+
+
 def aligned(view):
     """Whether a value holds all elements of its base in the same order, but for axes of length 1."""
     return same_memory(view.ghost, view.base.ghost)
@@ -90,13 +95,11 @@ class Groups:
                 continue
             group = self.of[value.number] = value.number
             self.members[group], self.needs[group] = [value], 0
-            for source in value.inputs:
-                if source.base.number in self.of:
-                    before = self.of[source.base.number]
-                    self.needs[group] |= 1 << before | self.needs[before]
-            for source in value.inputs:
-                if source.base.number in self.of:
-                    self._try_merge(self.of[source.base.number], self.of[value.number])
+            made = [source.base.number for source in value.inputs if source.base.number in self.of]
+            for before in map(self.of.get, made):
+                self.needs[group] |= 1 << before | self.needs[before]
+            for number in made:
+                self._try_merge(self.of[number], self.of[value.number])
             for source in value.inputs:
                 for other in readers.setdefault(source.base.number, []):
                     self._try_merge(self.of[other], self.of[value.number])
@@ -123,8 +126,7 @@ class Groups:
         a, b = self.members[one], self.members[other]
         if a[0].kind == b[0].kind == "primitive":
             return _share_windows(a, b)
-        loops = map(elementwise_of, (a, b))
-        space = next((squeezed(v.shape) for group in loops for v in group), None)
+        space = next((squeezed(v.shape) for v in elementwise_of(a + b)), None)
         if space is None or math.prod(space) < 2:
             return False
         numbers = {v.number for v in a + b}
@@ -169,8 +171,7 @@ def _sums_rows(value, space):
 
 def _share_windows(a, b):
     """Whether both are operations on the same windows over the same images, of which the patches are made once."""
-    names = {value.function.__name__ for value in a + b}
-    if names != {"correlate", "correlate_weights"} or len(a) != 1 or len(b) != 1:
+    if sorted(value.function.__name__ for value in a + b) != ["correlate", "correlate_weights"]:
         return False
     apart = a[0].number not in {source.base.number for source in b[0].inputs}
     return apart and a[0].inputs[0] is b[0].inputs[0] and repr(a[0].settings) == repr(b[0].settings)
@@ -200,7 +201,7 @@ class Plan:
     What an engine needs: `groups` and `values` in order, `array(value)`, `in_memory(value)`, `to_copy(concatenation)`,
     and `copies`, pairs (array, value) for the step's end. By the number of a value:
 
-    at, order : which group it is in, and which place it has among all values
+    at        : which group it is in
     readers   : the operations that read it, each with the view of it that they read
     arrays    : where it lies
     direct    : the input's array, for a value that is made there
@@ -214,7 +215,6 @@ class Plan:
         self.groups = Groups(values).in_order()
         self.values = [value for group in self.groups for value in group]
         self.at = {value.number: i for i, group in enumerate(self.groups) for value in group}
-        self.order = {value.number: i for i, value in enumerate(self.values)}
         self.readers = {}
         for value in self.values:
             for source in value.inputs:
@@ -301,7 +301,7 @@ class Plan:
                     other == name
                     and base.kind == reader.kind == "elementwise"
                     and self.at[reader.number] == first
-                    and self.order[reader.number] <= self.order[base.number]
+                    and reader.number <= base.number
                     and aligned(source)
                 )
                 if not (before or along):
@@ -328,7 +328,7 @@ class Plan:
         if not whole:
             return False
         seat = slot.reshape(base.shape)
-        if not np.may_share_memory(seat, slot) or strides(seat)[-1:] not in ([], [seat.itemsize]):
+        if not np.may_share_memory(seat, slot) or seat.squeeze().strides[-1:] not in ((), (seat.itemsize,)):
             return False  # with gaps between all its values, NumPy would compute them by other loops
         readers = self.readers.get(base.number, [])
         if not seat.flags.c_contiguous and any(reader.kind in ("reduce", "primitive") for reader, _ in readers):
@@ -366,7 +366,7 @@ class Plan:
             buffer = self._inherited(value, i, last)
             buffer = self._taken(value, free) if buffer is None else buffer
             self._owned[number] = buffer
-            self.arrays[number] = _laid_out(buffer, value.ghost)
+            self.arrays[number] = laid_out(buffer, value.shape, value.ghost)
 
     def _inherited(self, value, i, last):
         """The buffer of a value that is read for the last time here, each element just before this one is written."""
@@ -380,7 +380,7 @@ class Plan:
                 continue
             same = base.ghost.flags.c_contiguous and value.ghost.flags.c_contiguous and base.size == value.size
             fits = all(
-                aligned(view) and self.order[reader.number] <= self.order[value.number] and reader.kind == "elementwise"
+                aligned(view) and reader.number <= value.number and reader.kind == "elementwise"
                 for reader, view in self.readers[base.number]
                 if self.at[reader.number] == i
             )
@@ -417,10 +417,3 @@ def overlap(x, y):
 def _compatible(ghost, target):
     """Whether a value of this layout can be made in the target, so that all views of it are views of the target."""
     return ghost.shape == target.shape and ghost.flags.c_contiguous and target.flags.c_contiguous
-
-
-def _laid_out(buffer, ghost):
-    """An array of the ghost's shape and order of axes in a flat buffer."""
-    order = sorted(range(ghost.ndim), key=lambda i: (-abs(ghost.strides[i]), i))
-    array = buffer[: ghost.size].reshape([ghost.shape[i] for i in order])
-    return array.transpose([order.index(i) for i in range(ghost.ndim)])

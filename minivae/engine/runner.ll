@@ -62,7 +62,6 @@ done:
 ; One thread's share of all instructions, in order.
 define internal void @work(ptr %list, i64 %length, i64 %n_workers, i64 %worker, ptr %shared) {
 entry:
-  %not_alone = icmp ne i64 %n_workers, 1
   br label %next
 next:
   %i = phi i64 [ 0, %entry ], [ %following, %continue ]
@@ -85,8 +84,7 @@ after:
   %join_at = getelementptr i8, ptr %instruction, i64 16
   %join = load i64, ptr %join_at
   %joins = icmp ne i64 %join, 0
-  %must = and i1 %joins, %not_alone
-  br i1 %must, label %meet, label %continue
+  br i1 %joins, label %meet, label %continue
 meet:
   call void @join(ptr %shared, i64 %n_workers, i64 %worker)
   br label %continue
@@ -254,35 +252,26 @@ go:
 ; addresses of what else BLAS reads: the orders of b and a as two letters, two scales of this size (1, and 0 to overwrite
 ; or 1 to add to out), and the numbers n, m, k and how many values rows of b, a and out lie apart; the size of a scale;
 ; whether rows are shared out.
+%product_table = type { ptr, ptr, ptr, ptr, i64, i64, i64, ptr, ptr, ptr, i64, i64 }
+
 define void @product(ptr %table, i64 %start, i64 %stop) {
   %count = alloca i32
   %wide = sub i64 %stop, %start
   %narrow = trunc i64 %wide to i32
   store i32 %narrow, ptr %count
-  %word0 = getelementptr i64, ptr %table, i64 0
-  %blas = load ptr, ptr %word0
-  %word1 = getelementptr i64, ptr %table, i64 1
-  %a_at = load ptr, ptr %word1
-  %word2 = getelementptr i64, ptr %table, i64 2
-  %b_at = load ptr, ptr %word2
-  %word3 = getelementptr i64, ptr %table, i64 3
-  %out_at = load ptr, ptr %word3
-  %word4 = getelementptr i64, ptr %table, i64 4
-  %a_step = load i64, ptr %word4
-  %word5 = getelementptr i64, ptr %table, i64 5
-  %b_step = load i64, ptr %word5
-  %word6 = getelementptr i64, ptr %table, i64 6
-  %out_step = load i64, ptr %word6
-  %word7 = getelementptr i64, ptr %table, i64 7
-  %orders = load ptr, ptr %word7
-  %word8 = getelementptr i64, ptr %table, i64 8
-  %scales = load ptr, ptr %word8
-  %word9 = getelementptr i64, ptr %table, i64 9
-  %sizes = load ptr, ptr %word9
-  %word10 = getelementptr i64, ptr %table, i64 10
-  %scale_size = load i64, ptr %word10
-  %word11 = getelementptr i64, ptr %table, i64 11
-  %by_rows = load i64, ptr %word11
+  %words = load %product_table, ptr %table
+  %blas = extractvalue %product_table %words, 0
+  %a_at = extractvalue %product_table %words, 1
+  %b_at = extractvalue %product_table %words, 2
+  %out_at = extractvalue %product_table %words, 3
+  %a_step = extractvalue %product_table %words, 4
+  %b_step = extractvalue %product_table %words, 5
+  %out_step = extractvalue %product_table %words, 6
+  %orders = extractvalue %product_table %words, 7
+  %scales = extractvalue %product_table %words, 8
+  %sizes = extractvalue %product_table %words, 9
+  %scale_size = extractvalue %product_table %words, 10
+  %by_rows = extractvalue %product_table %words, 11
   %a_offset = mul i64 %start, %a_step
   %a = getelementptr i8, ptr %a_at, i64 %a_offset
   %b_offset = mul i64 %start, %b_step

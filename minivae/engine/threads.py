@@ -128,8 +128,7 @@ class Crew:
         if self._process != os.getpid():
             self._start()  # threads do not survive a fork
         while not self._launch(*self._given):
-            for bell in self._bells:
-                _ring(bell)
+            _ring(self._bells)
 
     def _start(self):
         """Start the helping threads; they end with this object."""
@@ -145,16 +144,17 @@ class Crew:
             given = functools.partial(help_out, *list_, worker, shared)
             _thread.start_new_thread(_help, (bell, owner, given, (memory, self._list)))
             self._bells.append(bell)
-        weakref.finalize(self, _dismiss, self._bells)
+        weakref.finalize(self, _ring, self._bells)
         self._given = *list_, shared, blas.words.ctypes.data
         self._process = os.getpid()
 
 
-def _ring(bell):
+def _ring(bells):
     """Wake who waits to acquire a lock. Unlike an Event, a lock has no state that an interrupt can leave half done."""
-    with contextlib.suppress(RuntimeError):  # another thread has just released it
-        if bell.locked():
-            bell.release()
+    for bell in bells:
+        with contextlib.suppress(RuntimeError):  # another thread has just released it
+            if bell.locked():
+                bell.release()
 
 
 LOOKS = 5.0  # seconds after which a sleeping helper looks whether its list is still there
@@ -168,8 +168,3 @@ def _help(bell, owner, work, kept):
         if owner() is None:
             return
         work()
-
-
-def _dismiss(bells):
-    for bell in bells:
-        _ring(bell)

@@ -179,17 +179,7 @@ class Value(NDArrayOperatorsMixin):
             refuse(f"np.{function.__name__}, as a traced step knows it: {error}")
         return FUNCTIONS[function](self.trace, *args, **named)
 
-    def sum(self, *args, **named):
-        return np.sum(self, *args, **named)
-
-    def mean(self, *args, **named):
-        return np.mean(self, *args, **named)
-
-    def max(self, *args, **named):
-        return np.max(self, *args, **named)
-
-    def min(self, *args, **named):
-        return np.min(self, *args, **named)
+    sum, mean, max, min = np.sum, np.mean, np.max, np.min  # as methods: x.sum(axis=0) is np.sum(x, axis=0)
 
     # ------------------------------------------------------------------------------- what has no meaning
 
@@ -271,8 +261,11 @@ class Trace:
         key = kind, function, numbers, repr(settings), dtypes, ghost.dtype, ghost.strides
         if key in self._memo:
             self._shared.add(self._memo[key].number)
-        else:
-            self._memo[key] = Value(self, kind, ghost, function, inputs, settings, dtypes)
+        return self._once(key, kind, ghost, function, inputs, settings, dtypes)
+
+    def _once(self, key, *noted, **named):
+        if key not in self._memo:
+            self._memo[key] = Value(self, *noted, **named)
         return self._memo[key]
 
     def lift(self, x, dtype=None):
@@ -297,9 +290,7 @@ class Trace:
 
     def constant(self, array):
         key = "constant", array.dtype, array.shape, array.strides, hashlib.sha256(array.tobytes()).digest()
-        if key not in self._memo:
-            self._memo[key] = Value(self, "constant", array)
-        return self._memo[key]
+        return self._once(key, "constant", array)
 
     def _copied(self, value, ghost):
         return self._add("elementwise", ghost, COPY, (value,), dtypes=(value.dtype,))
@@ -307,7 +298,7 @@ class Trace:
     def compact(self, value, ghost=None):
         """The value in memory without gaps, as NumPy's copies are (and `ghost`): the layout shows in rounded sums."""
         ghost = np.empty_like(value.ghost) if ghost is None else ghost
-        if strides(ghost) != strides(value.ghost):
+        if ghost.squeeze().strides != value.ghost.squeeze().strides:
             return self._copied(value, ghost)
         self._shared.add(value.base.number)
         return value
@@ -327,11 +318,9 @@ class Trace:
             return self.view(copy, function)
         offset = ghost.__array_interface__["data"][0] - value.base.ghost.__array_interface__["data"][0]
         key = "view", value.base.number, offset, ghost.shape, ghost.strides
-        if key not in self._memo:
-            inner = value.view
-            through = function if inner is None else lambda array: function(inner(array))
-            self._memo[key] = Value(self, "view", ghost, inputs=(value,), base=value.base, view=through)
-        return self._memo[key]
+        return self._once(
+            key, "view", ghost, inputs=(value,), base=value.base, view=lambda array: function(value.on(array))
+        )
 
     def elementwise(self, function, inputs, dtypes=None):
         """A function of each element; dtypes are those of its inputs and of its result, by default NumPy's own."""
@@ -411,8 +400,7 @@ class Trace:
             refuse(f"shapes {', '.join(str(part.shape) for part in parts)} do not fit together along axis {axis}")
         # NumPy orders the result's axes by the parts' strides: let it do so for the first few elements.
         corners = np.concatenate([part.ghost[tuple(slice(0, 2) for _ in shape)] for part in parts], axis=axis)
-        order = sorted(range(len(shape)), key=lambda i: (-corners.strides[i], i))
-        ghost = np.empty([shape[i] for i in order], parts[0].dtype).transpose(np.argsort(order))
+        ghost = laid_out(np.empty(math.prod(shape), parts[0].dtype), shape, corners)
         if len(parts) == 1:
             return self.compact(parts[0], ghost)
         return self._add("assemble", ghost, np.concatenate, parts, settings=axis)
@@ -420,21 +408,20 @@ class Trace:
 
 def same_memory(x, y):
     """Whether two arrays hold the same values in the same order, but for axes of length 1."""
-    shapes = [[n for n in array.shape if n != 1] for array in (x, y)]
-    start = x.__array_interface__["data"][0] == y.__array_interface__["data"][0]
-    return start and shapes[0] == shapes[1] and strides(x) == strides(y)
+    x, y = x.squeeze(), y.squeeze()
+    return x.shape == y.shape and x.strides == y.strides and x.ctypes.data == y.ctypes.data
 
 
-def strides(array):
-    """The strides of those axes along which there are several values."""
-    return [stride for n, stride in zip(array.shape, array.strides, strict=True) if n != 1]
+def laid_out(buffer, shape, like):
+    """An array in a flat buffer whose axes lie in memory in the order of those of another one."""
+    order = sorted(range(len(shape)), key=lambda i: (-abs(like.strides[i]), i))
+    array = buffer[: math.prod(shape)].reshape([shape[i] for i in order])
+    return array.transpose([order.index(i) for i in range(len(shape))])
 
 
 def _allocated(ghosts, dtype):
     """An array as a ufunc would allocate it for these inputs: broadcast, in the order of their memory."""
-    flags = [["readonly"]] * len(ghosts) + [["writeonly", "allocate"]]
-    iterator = np.nditer([*ghosts, None], ["zerosize_ok"], flags, [None] * len(ghosts) + [dtype], order="K")
-    return iterator.operands[-1]
+    return np.nditer([*ghosts, None], op_dtypes=[None] * len(ghosts) + [dtype]).operands[-1]
 
 
 def _reduced(ghost, axes):

@@ -149,7 +149,7 @@ def test_helpers_end_with_their_list(rung, monkeypatch):
     use(monkeypatch, 2)
     monkeypatch.setattr(threads, "LOOKS", 60.0 if rung else 0.05)
     if not rung:
-        monkeypatch.setattr(threads, "_dismiss", lambda bells: None)
+        monkeypatch.setattr(threads, "_ring", lambda bells: None)
     help_, started, ended = threads._help, [], []
 
     def watched(*given):
