@@ -6,8 +6,8 @@
 All arms: gated layers of 300 units, 40 latent dimensions a layer, batches of 100, Adam at 5e-4, beta rising from 0 to 1
 over 100 epochs, ended when the validation loss has not fallen for 50 epochs, with the weights of the best one. Of the
 60,000 training images the last 10,000 are for validation. Training pixels are drawn black or white anew in every epoch;
-validation and test pixels once. log p(x) of all test images by importance sampling with 5,000 draws for each. The authors'
-optimizer also divides the gradient of each array by its length: --unit-gradients.
+validation and test pixels once. log p(x) of all test images by importance sampling with 5,000 draws for each. The
+authors' optimizer also divides the gradient of each array by its length: --unit-gradients.
 
 Published, in nats (for MNIST and Fashion-MNIST, as reported by Norouzi, Fleet & Norouzi 2020, "Exemplar VAE", table 1):
     standard        one layer, prior N(0, I)                     -84.45  -228.70
