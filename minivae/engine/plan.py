@@ -74,7 +74,7 @@ def is_number(value):
 
 def aligned(view):
     """Whether a value holds all elements of its base in the same order, but for axes of length 1."""
-    return same_memory(view.ghost, view.base.ghost)
+    return view is view.base or same_memory(view.ghost, view.base.ghost)
 
 
 # ------------------------------------------------------------------------------------------------------- groups
