@@ -10,7 +10,7 @@ from minivae import get_backend
 from minivae.engine import calls
 from minivae.engine.backend import Eager, NumpyBackend
 from minivae.engine.convolution import Axis, Windows, correlate, correlate_weights
-from minivae.engine.plan import Groups, Plan, merged, whole_loop
+from minivae.engine.plan import Groups, Plan, is_number, merged, stored, whole_loop
 from minivae.engine.tracing import trace
 from minivae.training.state import Training
 
@@ -454,6 +454,9 @@ GROUPS = {
     "single numbers": (lambda a: {"one": np.exp(a["one"] * 2)}, ["multiply", "exp"]),
     "sum of rows": (lambda a: {"s": np.sum(a["x"] * 2, axis=1)}, ["multiply add"]),
     "sum of rows, first": (lambda a: {"s": np.sum(a["x"], axis=1), "v": a["x"] * 2}, ["add multiply"]),
+    "sum of rows of another shape": (
+        lambda a: {"two": np.sum(a["x"].reshape(2, 6), axis=1), "v": a["x"] * 2}, ["add", "multiply"]
+    ),
     "sum of rows between ones": (
         lambda a: {"s": np.sum((a["x"] * 2)[:, None, :, None], axis=(1, 2, 3))}, ["multiply add"]
     ),
@@ -485,11 +488,45 @@ GROUPS = {
 @pytest.mark.parametrize("name", GROUPS)
 def test_what_runs_as_one(name):
     step, expected = GROUPS[name]
-    shapes = {"x": (3, 4), "v": (3, 4), "w": (4, 4), "s": (3,), "row": (4,), "one": (1,)}
+    shapes = {"x": (3, 4), "v": (3, 4), "w": (4, 4), "s": (3,), "row": (4,), "one": (1,), "two": (2,)}
     shapes |= {"image": (2, 5, 5, 2), "y": (2, 5, 5, 2), "kernel": (3, 3, 2, 2), "other": (3, 3, 2, 2)}
     list_ = trace(step, {name: np.ones(shape, "float32") for name, shape in shapes.items()})
     groups = Groups(list_.live()).in_order()
     assert [" ".join(value.name for value in group) for group in groups] == expected
+
+
+@pytest.mark.parametrize("shape, steps, expected", [
+    ((3, 4), (4, 1), (0, 4)),
+    ((3, 4), (5, 1), (0, 5)),
+    ((3, 4), (1, 3), (1, 3)),
+    ((3, 4), (1, 5), (1, 5)),
+    ((3, 1), (2, 7), (0, 2)),
+    ((1, 4), (0, 1), (0, 4)),
+    ((1, 3), (5, 2), (1, 2)),
+    ((3, 4), (2, 1), None),
+    ((4, 3), (1, 2), None),
+    ((2, 4), (9, 2), None),
+    ((3, 4), (-4, 1), None),
+    ((3, 4), (4, -1), None),
+])  # fmt: skip
+def test_as_blas_reads_a_matrix(shape, steps, expected):
+    """Row by row, or its transpose so, with this distance between rows; None where it would need a copy."""
+    memory = np.zeros(100, "float32")[50:]
+    matrix = np.lib.stride_tricks.as_strided(memory, shape, [4 * step for step in steps])
+    assert stored(matrix) == expected
+
+
+@pytest.mark.parametrize("constant, expected", [
+    (np.full((2, 3), 0.5, "float32"), True),
+    (np.array([7.0]), True),
+    (np.array([0.5, 0.5, 0.25], "float32"), False),
+    (np.array([0.0, -0.0]), False),
+])  # fmt: skip
+def test_what_is_one_number(constant, expected):
+    list_ = trace(lambda a: {"x": a["x"] + constant}, {"x": np.zeros(constant.shape, constant.dtype)})
+    (value,) = (value for value in list_.values if value.kind == "constant")
+    assert is_number(value) == expected
+    assert not is_number(list_.inputs["x"])
 
 
 @pytest.mark.parametrize("keep_last", [False, True])
