@@ -170,7 +170,7 @@ TANH = (1.0, 0.13381028, 0.0034955903, 2.0609117e-05, 1.3354705e-08)  # tanh(x) 
 TANH_BELOW = (1.0, 0.46714345, 0.025876991, 0.00032856382, 7.7765770e-07)
 LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682030941723212e-6  # their sum is ln 2; n LN2_HIGH is exact
 
-ROUND, ROUND_BITS = 1.5 * 2.0**23, 0x4B400000
+ROUND = 1.5 * 2.0**23
 
 
 def polynomial(x, coefficients):
@@ -187,7 +187,7 @@ def bits(x, as_):
 
 
 def power_of_two(n):
-    """2^n for an integer n from -126 to 127, made from its bits."""
+    """2^n for an integer n from -126 to 127, made from its last nine bits."""
     return bits((n + 127) << 23, "f4")
 
 
@@ -197,7 +197,7 @@ def exp(x):
         return x.intrinsic("exp")
     x = minimum(maximum(x, -104.0), 89.0)  # beyond these it is 0 and infinite; NaN stays
     shifted = x.intrinsic("fma", 1 / math.log(2), ROUND)  # so large that its last bits are those of an integer
-    n, whole = shifted - ROUND, bits(shifted, "bits") - ROUND_BITS
+    n, whole = shifted - ROUND, bits(shifted, "bits")  # of which only these last bits count in a power of two
     r = n.intrinsic("fma", -LN2_LOW, n.intrinsic("fma", -LN2_HIGH, x))
     y = (r * r).intrinsic("fma", polynomial(r, EXP), r) + 1.0
     # In two factors, since 2^n itself may be too large or too small for a float of full precision.
