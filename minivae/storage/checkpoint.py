@@ -114,13 +114,13 @@ def describe(value):
 
 
 def describe_model(vae):
-    """The arguments of `VAE` that make this model again, apart from its backend, as plain data."""
-    arguments = _model_arguments(vae)
-    _parts(_classes([*arguments.values()]))
-    return {key: describe(value) for key, value in arguments.items()}
+    """The arguments of `VAE` that make this model again, as plain data."""
+    _known_of(vae)
+    return {key: describe(value) for key, value in _model_arguments(vae).items()}
 
 
 def _model_arguments(vae):
+    """The arguments of `VAE` that make this model again, apart from its backend, by name."""
     kept_otherwise = {
         "encoder": vae.encoder.layers,
         "decoder": vae.decoder.layers,
@@ -151,6 +151,11 @@ def _classes(value):
     return set().union(*map(_classes, value)) if isinstance(value, (list, tuple)) else set()
 
 
+def _known_of(vae):
+    """The classes that a checkpoint of this model may name; raises MiniVAEError where two of them have one name."""
+    return _parts(_classes(list(_model_arguments(vae).values())))
+
+
 def build(value, known):
     """The inverse of `describe`; `known` are the classes by name."""
     if isinstance(value, list):
@@ -175,7 +180,7 @@ def build(value, known):
 
 def renewed(path, model, vae):
     """The description of a model from the file `path` as this version writes it; its classes are those of `vae`."""
-    known = _parts(_classes([*_model_arguments(vae).values()]))
+    known = _known_of(vae)
     try:
         return {name: describe(value) for name, value in build(model, known).items()}
     except Exception as error:  # as in `load`
