@@ -46,6 +46,22 @@ def number(value):
         return math.inf if value > 0 else -math.inf
 
 
+def positive(name, value, below=math.inf):
+    """The value as a float; raises MiniVAEError unless it is a number above 0 and below `below`."""
+    if not 0 < number(value) < below:
+        and_below = "" if below == math.inf else f" below {below:g}"
+        raise MiniVAEError(f"{name} should be a positive number{and_below}, got {shown(value)}")
+    return float(value)
+
+
+def at_least(name, value, least=0, below=math.inf):
+    """The value as a float; raises MiniVAEError unless it is a finite number of at least `least` and below `below`."""
+    if not least <= number(value) < below:
+        and_below = "" if below == math.inf else f" and below {below:g}"
+        raise MiniVAEError(f"{name} should be a finite number of at least {least:g}{and_below}, got {shown(value)}")
+    return float(value)
+
+
 def one_of(name, value, choices):
     """The value; raises MiniVAEError unless it is one of some texts, or None where that is among them."""
     if not isinstance(value, (str, type(None))) or value not in choices:

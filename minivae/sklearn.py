@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError('minivae.sklearn needs scikit-learn 1.6 or newer: pip install "minivae[sklearn]"') from error
 
-from .arguments import integer, integers, is_integer, number, one_of
+from .arguments import integer, integers, is_integer, number, one_of, positive
 from .errors import MiniVAEError, shown
 from .model.builders import convnet, mlp
 from .model.inference import finite, unwarned
@@ -137,8 +137,7 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise MiniVAEError(f"contamination should lie in (0, 0.5], got {shown(self.contamination)}")
         for name in ("n_components", "batch_size", "max_iter"):
             integer(name, getattr(self, name))
-        if not 0 < number(self.learning_rate) < math.inf:
-            raise MiniVAEError(f"learning_rate should lie in (0, inf), got {shown(self.learning_rate)}")
+        positive("learning_rate", self.learning_rate)
         if not isinstance(self.verbose, (bool, int, np.bool_, np.integer)):
             raise MiniVAEError(f"verbose should be True, False or a number, got {shown(self.verbose)}")
 

@@ -1,11 +1,10 @@
 """What a model is made of, looked at as it is made: errors that say what to change, warnings of usual mistakes."""
 
-import math
 import warnings
 
 import numpy as np
 
-from ..arguments import number, one_of
+from ..arguments import at_least, one_of
 from ..errors import MiniVAEError, MiniVAEWarning, named, rows_of, shown
 from .bounds import ELBO
 from .conv import Flatten, Reshape
@@ -86,11 +85,10 @@ def check_prior(prior, posterior, input_dim, latent_dim, n_classes):
 
 
 def check_free_bits(free_bits, analytic, posterior):
-    if not 0 <= number(free_bits) < math.inf:
-        raise MiniVAEError(f"VAE: free_bits should be a finite number of at least 0, got {shown(free_bits)}")
+    free_bits = at_least("VAE: free_bits", free_bits)
     if free_bits and not (analytic and isinstance(posterior, DiagonalGaussian)):
         raise MiniVAEError("VAE: free_bits needs the analytic KL, of each latent dimension by itself")
-    return float(free_bits)
+    return free_bits
 
 
 def check_regulariser(regulariser, posterior, prior):

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from ..arguments import flag, integer, number
-from ..errors import MiniVAEError, shown
+from ..arguments import at_least, flag, integer, positive
+from ..errors import MiniVAEError
 from .gaussian import LOG_2PI, LOG_VAR_MAX, hold
 from .layers import sigmoid
 from .parameters import Part
@@ -178,9 +178,7 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, std: float = 1.0, constants: bool = True) -> None:
-        if not 0 < number(std) < math.inf:
-            raise MiniVAEError(f"Gaussian: std must be positive, got {shown(std)}")
-        self.std, self.constants = float(std), flag("Gaussian: constants", constants)
+        self.std, self.constants = positive("Gaussian: std", std), flag("Gaussian: constants", constants)
 
     def log_prob(self, params, x, mean):
         log_px, log_prob_backward = gaussian_log_prob(x, mean, self.std, self.constants)
@@ -202,9 +200,7 @@ class LearnedVariance(Likelihood):
     """
 
     def __init__(self, min_std: float = 1e-3) -> None:
-        if not 0 < number(min_std) < math.inf:
-            raise MiniVAEError(f"{type(self).__name__}: min_std must be positive, got {shown(min_std)}")
-        self.min_std = float(min_std)
+        self.min_std = positive(f"{type(self).__name__}: min_std", min_std)
 
     def _log_prob(self, x, mean, raw_log_var):
         """log_px, and the way back: dlog_px -> dmean, dlog_var."""
@@ -234,10 +230,7 @@ class SharedVarianceGaussian(LearnedVariance):
 
     def __init__(self, std: float = 1.0, min_std: float = 1e-3) -> None:
         super().__init__(min_std)
-        if not self.min_std <= number(std) < math.inf:
-            least = f"min_std = {self.min_std:g}"
-            raise MiniVAEError(f"SharedVarianceGaussian: std should be at least {least}, got {shown(std)}")
-        self.std = float(std)
+        self.std = at_least("SharedVarianceGaussian: std, which is held above min_std,", std, self.min_std)
 
     def shapes(self):
         return {"log_var": (1,)}

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from ..arguments import integer, number
-from ..errors import MiniVAEError, rows_of, shown
+from ..arguments import at_least, integer, positive
+from ..errors import MiniVAEError, rows_of
 from .layers import Activation, Layer
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -89,9 +89,7 @@ class LeakyReLU(Activation):
     """max(x, slope x); see `leaky_relu`."""
 
     def __init__(self, slope: float = 0.01) -> None:
-        if not 0 <= number(slope) < 1:
-            raise MiniVAEError(f"LeakyReLU: slope should be at least 0 and below 1, got {shown(slope)}")
-        self.slope = float(slope)
+        self.slope = at_least("LeakyReLU: slope", slope, below=1)
 
     def function(self, x):
         return leaky_relu(x, self.slope)
@@ -101,9 +99,7 @@ class ELU(Activation):
     """x, or alpha (exp(x) - 1) below 0; see `elu`."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        if not 0 < number(alpha) < math.inf:
-            raise MiniVAEError(f"ELU: alpha should be a positive number, got {shown(alpha)}")
-        self.alpha = float(alpha)
+        self.alpha = positive("ELU: alpha", alpha)
 
     def function(self, x):
         return elu(x, self.alpha)
@@ -128,10 +124,7 @@ class LayerNorm(Layer):
     """
 
     def __init__(self, n: int, eps: float = 1e-5) -> None:
-        self.n = integer("LayerNorm: n", n)
-        if not 0 < number(eps) < math.inf:
-            raise MiniVAEError(f"LayerNorm: eps should be a positive number, got {shown(eps)}")
-        self.eps = float(eps)
+        self.n, self.eps = integer("LayerNorm: n", n), positive("LayerNorm: eps", eps)
 
     def shapes(self):
         return {"gain": (self.n,), "bias": (self.n,)}
@@ -162,9 +155,7 @@ class Dropout(Layer):
     """
 
     def __init__(self, rate: float = 0.5) -> None:
-        if not 0 <= number(rate) < 1:
-            raise MiniVAEError(f"Dropout: rate should be at least 0 and below 1, got {shown(rate)}")
-        self.rate = float(rate)
+        self.rate = at_least("Dropout: rate", rate, below=1)
 
     def uniform_shapes(self, input_shape):
         return {"u": input_shape}

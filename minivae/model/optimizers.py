@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from ..arguments import number
-from ..errors import MiniVAEError, named, shown
+from ..arguments import at_least, positive
+from ..errors import MiniVAEError, named
 from .parameters import Settings
 
 
@@ -23,9 +23,7 @@ class Optimizer(Settings):
         self.lr = self._positive("lr", lr)
 
     def _positive(self, name, value, below=math.inf):
-        if not 0 < number(value) < below:
-            raise MiniVAEError(f"{type(self).__name__}: {name} should lie in (0, {below:g}), got {shown(value)}")
-        return float(value)
+        return positive(f"{type(self).__name__}: {name}", value, below)
 
     def fresh_state(self, p):
         """NumPy arrays by name, beside "lr", for parameters like the NumPy array p (P,)."""
@@ -46,9 +44,7 @@ class SGD(Optimizer):
 
     def __init__(self, lr: float = 1e-2, momentum: float = 0.0) -> None:
         super().__init__(lr)
-        if not 0 <= number(momentum) < 1:
-            raise MiniVAEError(f"SGD: momentum should lie in [0, 1), got {shown(momentum)}")
-        self.momentum = float(momentum)
+        self.momentum = at_least("SGD: momentum", momentum, below=1)
 
     def fresh_state(self, p):
         return {"velocity": np.zeros_like(p)} if self.momentum else {}

@@ -1,17 +1,16 @@
 """The variational autoencoder: the forward pass from top to bottom, then its mirror image, composed by hand."""
 
-import math
 import os
 import threading
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..arguments import number
+from ..arguments import at_least
 from ..arguments import seed as check_seed
 from ..engine import get_backend
 from ..engine.backend import NumpyBackend
-from ..errors import MiniVAEError, named, shown
+from ..errors import MiniVAEError, named
 from ..randomness import CALL_NOISE, SAMPLING, generator
 from . import checks
 from .bounds import ELBO, Bound
@@ -118,9 +117,7 @@ class VAE(Inference):
 
     @beta.setter
     def beta(self, beta):
-        if not 0 <= number(beta) < math.inf:
-            raise MiniVAEError(f"VAE: beta should be a finite number of at least 0, got {shown(beta)}")
-        self._beta = float(beta)
+        self._beta = at_least("VAE: beta", beta)
         self.beta_array.fill(self._beta)
 
     # --------------------------------------------------------------------------------------- the passes

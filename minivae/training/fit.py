@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import array, flag, integer, number, one_of
+from ..arguments import array, at_least, flag, integer, one_of
 from ..arguments import path as check_path
 from ..arguments import seed as check_seed
 from ..errors import Interrupted, MiniVAEError, named, shown
@@ -239,7 +239,7 @@ def _run_epoch(training, schedules, bar, pressed, x_val, y_val):
     vae, beta = training.vae, training.vae.beta
     try:
         if "beta" in schedules:
-            vae.beta = _scheduled("beta", schedules["beta"](training.epoch))
+            vae.beta = at_least("fit: beta of the schedule", schedules["beta"](training.epoch))
         if "lr" in schedules:
             training.lr = schedules["lr"](training.epoch)
         before = training.snapshot()
@@ -249,12 +249,6 @@ def _run_epoch(training, schedules, bar, pressed, x_val, y_val):
     except MiniVAEError:
         vae.beta = beta
         raise
-
-
-def _scheduled(name, value):
-    if not 0 <= number(value) < math.inf:
-        raise MiniVAEError(f"fit: {name} should be a number of at least 0, the schedule gave {shown(value)}")
-    return value
 
 
 def _run_steps(training, before, bar, pressed):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from ..arguments import number
+from ..arguments import at_least, number
 from ..errors import MiniVAEError, shown
 
 
@@ -15,8 +15,7 @@ def linear_warmup(epochs: float, end: float = 1.0, start: float = 0.0) -> Callab
     epoch counts from 1, so the first value lies one step above `start`.
     Source, for the weight of the KL: Bowman et al. 2016, section 3.1; Sonderby et al. 2016, section 2.3.
     """
-    if not 1 <= number(epochs) < math.inf:
-        raise MiniVAEError(f"linear_warmup: epochs should be at least 1, got {shown(epochs)}")
+    epochs = at_least("linear_warmup: epochs", epochs, 1)
     for name, value in (("end", end), ("start", start)):
         if not math.isfinite(number(value)):
             raise MiniVAEError(f"linear_warmup: {name} should be a finite number, got {shown(value)}")

@@ -8,8 +8,8 @@ import zlib
 
 import numpy as np
 
-from ..arguments import number
-from ..errors import MiniVAEError, shown
+from ..arguments import positive
+from ..errors import MiniVAEError
 from ..files import keep_previous, remove_leftovers
 from ..model.inference import CHECKED_ROWS, Losses
 from ..parallel import ALONE, beside
@@ -76,9 +76,7 @@ class Training:
 
     @lr.setter
     def lr(self, lr):
-        if not 0 < number(lr) < math.inf:
-            raise MiniVAEError(f"fit: the learning rate should be a positive number, the schedule gave {shown(lr)}")
-        self._lr = float(lr)
+        self._lr = positive("fit: the learning rate of the schedule", lr)
         self.state["lr"].fill(self._lr)
 
     @property

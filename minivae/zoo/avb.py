@@ -32,15 +32,14 @@ Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", secti
 its own, so that C is diagonal, and its averages are taken over the batch; here over some fixed e.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..arguments import flag, integer, number
-from ..errors import MiniVAEError, shown
+from ..arguments import flag, integer, positive
+from ..errors import MiniVAEError
 from ..model.builders import chosen_likelihood, dense_layers, refuse
 from ..model.gaussian import reparameterize, standard_normal_log_prob
 from ..model.layers import Layer, ReLU, Sequential
@@ -131,9 +130,8 @@ class ImplicitPosterior(Composite, Posterior):
         draws: int = 500,
         pace: float = 5.0,
     ) -> None:
-        self.pace, self.adaptive = number(pace), flag("ImplicitPosterior: adaptive", adaptive)
-        if not 0 < self.pace < math.inf:
-            raise MiniVAEError(f"ImplicitPosterior: pace should be a positive number, got {shown(pace)}")
+        self.pace = positive("ImplicitPosterior: pace", pace)
+        self.adaptive = flag("ImplicitPosterior: adaptive", adaptive)
         self.stacks = {
             name: Sequential(layers)
             for name, layers in (("noise", noise), ("features", features), ("discriminator", discriminator))

@@ -26,8 +26,8 @@ import math
 
 import numpy as np
 
-from ..arguments import integer, number
-from ..errors import MiniVAEError, shown
+from ..arguments import integer, positive
+from ..errors import MiniVAEError
 from ..model.gaussian import LOG_VAR_MIN
 from ..model.likelihoods import categorical_log_prob, log_softmax
 from ..model.posteriors import Posterior
@@ -130,9 +130,7 @@ class GumbelSoftmax(Posterior):
 
     def __init__(self, categories: int, temperature: float = 2 / 3) -> None:
         self.categories = integer("GumbelSoftmax: categories", categories, 2)
-        if not 0 < number(temperature) < math.inf:
-            raise MiniVAEError(f"GumbelSoftmax: temperature should be a positive number, got {shown(temperature)}")
-        self.temperature = float(temperature)
+        self.temperature = positive("GumbelSoftmax: temperature", temperature)
 
     def constant_arrays(self):
         return {"positions": np.arange(self.categories)}

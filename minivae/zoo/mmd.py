@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arguments import number
+from ..arguments import at_least, number
 from ..errors import MiniVAEError, shown
 from ..model.regularisers import Regulariser
 
@@ -72,11 +72,10 @@ class MMD(Regulariser):
     """
 
     def __init__(self, weight: float = 500.0, widths: Sequence[float] = (0.25, 1.0, 4.0)) -> None:
-        if not 0 <= number(weight) < math.inf:
-            raise MiniVAEError(f"MMD: weight should be a finite number of at least 0, got {shown(weight)}")
+        self.weight = at_least("MMD: weight", weight)
         if not isinstance(widths, (list, tuple)) or not widths or not all(0 < number(w) < math.inf for w in widths):
             raise MiniVAEError(f"MMD: widths should be a list of positive numbers, got {shown(widths)}")
-        self.weight, self.widths = float(weight), [float(width) for width in widths]
+        self.widths = [float(width) for width in widths]
 
     def penalty(self, z, stats):
         mmd, mmd_backward = maximum_mean_discrepancy(z, self.widths)

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import integer, number
+from ..arguments import at_least, integer
 from ..arguments import seed as check_seed
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError
 from ..model.gaussian import LOG_2PI, gaussian_log_prob_of_sample, standard_normal_log_prob
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
@@ -120,10 +120,8 @@ class BetaTC(Regulariser):
 
     def __init__(self, n_examples: int, tc: float = 6.0, mi: float = 1.0, dimension_wise: float = 1.0) -> None:
         self.n_examples = integer("BetaTC: n_examples", n_examples)
-        for name, weight in {"tc": tc, "mi": mi, "dimension_wise": dimension_wise}.items():
-            if not 0 <= number(weight) < math.inf:
-                raise MiniVAEError(f"BetaTC: {name} should be a finite number of at least 0, got {shown(weight)}")
-        self.tc, self.mi, self.dimension_wise = float(tc), float(mi), float(dimension_wise)
+        self.tc, self.mi = at_least("BetaTC: tc", tc), at_least("BetaTC: mi", mi)
+        self.dimension_wise = at_least("BetaTC: dimension_wise", dimension_wise)
 
     def penalty(self, z, stats):
         (mu, log_var), split_backward = DiagonalGaussian().split_with_backward(stats)

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import integer, number
-from ..errors import MiniVAEError, shown
+from ..arguments import at_least, integer
+from ..errors import MiniVAEError
 from ..model.gaussian import LOG_VAR_MIN
 from ..model.inference import finite
 from ..model.parameters import within
@@ -100,11 +100,7 @@ class VectorQuantized(Posterior):
 
     def __init__(self, codes: int = 128, width: int = 8, commitment: float = 0.25) -> None:
         self.codes, self.width = integer("VectorQuantized: codes", codes, 2), integer("VectorQuantized: width", width)
-        if not 0 <= number(commitment) < math.inf:
-            raise MiniVAEError(
-                f"VectorQuantized: commitment should be a finite number of at least 0, got {shown(commitment)}"
-            )
-        self.commitment = float(commitment)
+        self.commitment = at_least("VectorQuantized: commitment", commitment)
 
     def shapes(self):
         return {"codebook": (self.codes, self.width)}

@@ -135,7 +135,7 @@ def test_saved_model_reconstructs(finished):
         (["--batch-size", 0], "at least 1"),
         (["--epochs", "many"], "at least 1"),
         (["--backend", "tpu"], "invalid choice"),
-        (["--lr", -1], "lr should lie in"),
+        (["--lr", -1], "lr should be a positive number"),
         (["--beta", "nan"], "beta should be"),
         (["--seed", -3], "seed should be"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),

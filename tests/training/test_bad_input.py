@@ -107,10 +107,10 @@ def test_counts_and_levels_are_not_read_as_pixels(observed):
         (lambda: mv.VAE(None, [mv.Dense(2, 6)]), "expected a list of layers, got None"),
         (lambda: mv.VAE([mv.Dense(6, 4), mv.ReLU], [mv.Dense(2, 6)]), r"layer 1 .*, got the class ReLU: write ReLU\("),
         (lambda: vae(backend="tpu"), 'unknown backend \'tpu\': expected "numpy", "numba", "cupy" or "auto"'),
-        (lambda: mv.Gaussian(std=0), "std must be positive"),
-        (lambda: mv.Adam(lr=0), r"Adam: lr should lie in \(0, inf\), got 0"),
-        (lambda: mv.RMSprop(rho=1), r"rho should lie in \(0, 1\), got 1"),
-        (lambda: mv.SGD(momentum=1), r"momentum should lie in \[0, 1\), got 1"),
+        (lambda: mv.Gaussian(std=0), "Gaussian: std should be a positive number, got 0"),
+        (lambda: mv.Adam(lr=0), "Adam: lr should be a positive number, got 0"),
+        (lambda: mv.RMSprop(rho=1), "rho should be a positive number below 1, got 1"),
+        (lambda: mv.SGD(momentum=1), "momentum should be a finite number of at least 0 and below 1, got 1"),
     ],
 )
 def test_bad_parts(make, message):
@@ -193,10 +193,16 @@ def test_bad_eps(shape):
         ({"binarize": "yes"}, 'fit: binarize should be "grey", "dynamic" or "static", got .yes'),
         (
             {"schedules": {"lr": lambda epoch: None}},
-            "learning rate should be a positive number, the schedule gave None",
+            "learning rate of the schedule should be a positive number, got None",
         ),
-        ({"schedules": {"beta": lambda epoch: None}}, "beta should be a number of at least 0, the schedule gave None"),
-        ({"schedules": {"beta": lambda epoch: -1}}, "beta should be a number of at least 0, the schedule gave -1"),
+        (
+            {"schedules": {"beta": lambda epoch: None}},
+            "fit: beta of the schedule should be a finite number of at least 0, got None",
+        ),
+        (
+            {"schedules": {"beta": lambda epoch: -1}},
+            "fit: beta of the schedule should be a finite number of at least 0, got -1",
+        ),
         ({"checkpoint": b"x"}, "Checkpoint: path should be a path, as text or a pathlib.Path, got b'x'"),
         ({"checkpoint": "a\0b"}, "Checkpoint: path holds the character NUL"),
         ({"validation": 1}, r"x should be \(B, 6\) with at least one row, got shape \(\)"),
@@ -257,7 +263,7 @@ def test_a_misspelt_argument_of_fit_is_refused_as_python_does():
         (lambda m: mv.load("x\0"), "load: path holds the character NUL"),
         (lambda m: mv.fit("vae", GOOD), "fit: vae should be a VAE, got 'vae'"),
         (lambda m: mv.fit(mv.VAE, GOOD), r"fit: vae should be a VAE, got the class VAE: write VAE\(...\)"),
-        (lambda m: mv.linear_warmup("ten"), "epochs should be at least 1, got 'ten'"),
+        (lambda m: mv.linear_warmup("ten"), "epochs should be a finite number of at least 1, got 'ten'"),
         (lambda m: mv.linear_warmup(3, end=None), "linear_warmup: end should be a finite number, got None"),
         (lambda m: mv.CSVWriter(b"x"), "CSVWriter: path should be a path"),
         (lambda m: mv.History().save_csv(b"x"), "History.save_csv: path should be a path"),

@@ -112,5 +112,5 @@ def test_resumed_the_rest_is_the_same(tmp_path):
 
 @pytest.mark.parametrize("rate", [-0.1, 1, float("nan"), 2])
 def test_bad_rates(rate):
-    with pytest.raises(mv.MiniVAEError, match="Dropout: rate should be at least 0 and below 1"):
+    with pytest.raises(mv.MiniVAEError, match="Dropout: rate should be a finite number of at least 0 and below 1"):
         mv.Dropout(rate)

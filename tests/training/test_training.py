@@ -229,7 +229,7 @@ def test_linear_warmup():
     schedule = mv.linear_warmup(4, end=3.0, start=1.0)
     assert [schedule(epoch) for epoch in range(1, 7)] == [1.5, 2.0, 2.5, 3.0, 3.0, 3.0]
     assert mv.linear_warmup(2)(1) == 0.5
-    with pytest.raises(mv.MiniVAEError, match="epochs should be at least 1"):
+    with pytest.raises(mv.MiniVAEError, match="epochs should be a finite number of at least 1"):
         mv.linear_warmup(0)
 
 
@@ -297,7 +297,7 @@ def test_a_callback_may_change_the_weights_between_epochs(backend):
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_bad_learning_rate_of_a_schedule_is_refused(lr):
-    with pytest.raises(mv.MiniVAEError, match="the learning rate should be a positive number, the schedule gave"):
+    with pytest.raises(mv.MiniVAEError, match="the learning rate of the schedule should be a positive number, got"):
         mv.fit(make(), data(), epochs=1, batch_size=10, schedules={"lr": lambda epoch: lr})
 
 
@@ -325,7 +325,10 @@ def test_a_limit_that_is_never_reached_changes_no_bit():
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [((mv.SGD(), 0), r"limit should lie in \(0, inf\), got 0"), ((1.0,), r"ClipNorm: optimizer should be one such as")],
+    [
+        ((mv.SGD(), 0), "limit should be a positive number, got 0"),
+        ((1.0,), r"ClipNorm: optimizer should be one such as"),
+    ],
 )
 def test_bad_arguments_of_clip_norm(arguments, message):
     with pytest.raises(mv.MiniVAEError, match=message):

@@ -171,9 +171,12 @@ def test_a_vae_trains_with_it(likelihood, backend):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: mv.SharedVarianceGaussian(0), "std should be at least min_std = 0.001, got 0"),
-        (lambda: mv.SharedVarianceGaussian(1e-4), "std should be at least min_std = 0.001, got 0.0001"),
-        (lambda: mv.PredictedVarianceGaussian(min_std=-1), "min_std must be positive, got -1"),
+        (
+            lambda: mv.SharedVarianceGaussian(0),
+            "std, .* above min_std, should be a finite number of at least 0.001, got 0",
+        ),
+        (lambda: mv.SharedVarianceGaussian(1e-4), "std, .* should be a finite number of at least 0.001, got 0.0001"),
+        (lambda: mv.PredictedVarianceGaussian(min_std=-1), "min_std should be a positive number, got -1"),
         (lambda: mv.Categorical(1), "levels should be an integer of at least 2, got 1"),
         (
             lambda: mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)], likelihood=mv.PredictedVarianceGaussian()),
