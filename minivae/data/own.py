@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..arguments import array as check_array
-from ..arguments import number
 from ..arguments import path as check_path
-from ..errors import MiniVAEError, shown
+from ..errors import MiniVAEError
 from ..files import check_fits
 from ..npy import read_members, read_npy
-from ..randomness import SPLIT, generator
+from ..randomness import drawn_share
 from .idx import read_idx
 from .images import picture_files, read_images
 from .streams import open_stream
@@ -58,13 +57,9 @@ def _check_no_scaling(source, size, color, hint=""):
         raise MiniVAEError(f"load: size and color are for a folder of pictures: leave them out for {source}{hint}")
 
 
-def split(x, y, share, seed=0):
+def split(x, y, share):
     """x, y for training and for test, drawn at random: (x_train, y_train, x_test, y_test)."""
-    n_test = round(number(share) * len(x)) if 0 < number(share) < 1 else 0
-    if not 0 < n_test < len(x):
-        raise MiniVAEError(f"a test share of {shown(share)} should leave some of the {len(x)} examples on either side")
-    order = generator(seed, SPLIT).permutation(len(x))
-    test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
+    test, train = drawn_share("load: test", share, len(x), seed=0)
     return x[train], None if y is None else y[train], x[test], None if y is None else y[test]
 
 

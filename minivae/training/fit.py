@@ -24,7 +24,7 @@ from ..model.optimizers import ClipNorm, Optimizer, RMSprop
 from ..model.vae import VAE, check_vae
 from ..parallel import Ranks, check_ranks
 from ..progress import progress_bar
-from ..randomness import SPLIT, generator
+from ..randomness import drawn_share
 from ..storage import checkpoint as storage
 from . import nonfinite
 from .callbacks import EarlyStopping, EpochPrinter, Run
@@ -355,14 +355,8 @@ def _validation_data(vae, x_train, y_train, validation, seed, ranks):
                 "With n_classes they go beside the data, fit(vae, (x, y)); data to validate on must be like x_train"
             )
         return np.arange(n), *_checked_pair(vae, validation, ranks)
-    n_val = round(validation * n) if 0 < validation < 1 else 0
-    if not 0 < n_val < n:
-        raise MiniVAEError(
-            f"fit: validation={validation!r} should be a share that leaves some of the {n} examples on either side"
-        )
-    order = generator(seed, SPLIT).permutation(n)
-    val = np.sort(order[:n_val])
-    return np.sort(order[n_val:]), x_train[val], None if y_train is None else y_train[val]
+    val, train = drawn_share("fit: validation", validation, n, seed)
+    return train, x_train[val], None if y_train is None else y_train[val]
 
 
 def _protocol(binarize):

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from ..arguments import positive
+from ..arguments import is_integer, number, positive
 from ..errors import MiniVAEError
 from ..files import keep_previous, remove_leftovers
 from ..model.inference import CHECKED_ROWS, Losses
@@ -219,23 +219,22 @@ class Training:
         _check_same(path, checkpoint.renewed(path, record["model"], self.vae) | {"beta": model["beta"]}, model)
         _check_same(path, _renewed(record["settings"], self.settings), self.settings)
         weights, arrays, own = checkpoint.model_arrays(arrays), checkpoint.extra_arrays(arrays), self._arrays()
-        numbers = record["training"]
-        _check_numbers(path, numbers, self.n_steps)
+        numbers = _checked_numbers(path, record["training"], self.n_steps)
         if "best" in numbers and "best" in arrays:  # as version 0.1 kept what early stopping needs
             arrays[KEPT + BEST_WEIGHTS], numbers["kept"] = arrays.pop("best"), {BEST: numbers["best"]}
-        known = own | ({KEPT + BEST_WEIGHTS: self.vae.parameters.flat} if BEST in numbers.get("kept", {}) else {})
+        known = own | ({KEPT + BEST_WEIGHTS: self.vae.parameters.flat} if BEST in numbers["kept"] else {})
         others = {name for name in arrays if name.startswith(KEPT) and name not in known}
         _check_arrays(path, {name: array for name, array in arrays.items() if name not in others}, known)
         self.vae.parameters.load(weights)
-        self.kept.update(numbers.get("kept", {}))
+        self.kept.update(numbers["kept"])
         for name, array in arrays.items():
             if name in own:
                 self.vae.backend.upload(array, to=own[name])
             else:
                 self.kept[name.removeprefix(KEPT)] = _copied(self.vae.backend, array)
         self.history[:] = numbers["history"]
-        self.done, self.seconds, self.stopped = numbers["done"], numbers["seconds"], numbers.get("stopped", False)
-        self.vae.beta, self.lr, self.before = numbers["beta"], numbers["lr"], numbers.get("before", 0)
+        self.done, self.seconds, self.stopped = numbers["done"], numbers["seconds"], numbers["stopped"]
+        self.vae.beta, self.lr, self.before = numbers["beta"], numbers["lr"], numbers["before"]
         self._count_epochs()
 
 
@@ -281,20 +280,15 @@ def _check_same(path, saved, given):
             )
 
 
-def _check_numbers(path, numbers, n_steps):
-    """Raise MiniVAEError where the numbers of a checkpoint are none that a training has."""
+def _checked_numbers(path, numbers, n_steps):
+    """The numbers of a checkpoint; raises MiniVAEError where they are none that a training has."""
 
-    def is_count(value):
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    def is_number(value):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    def is_row(i, row):
+        is_whole = isinstance(row, dict) and row.get("epoch") == i and "train_loss" in row
+        return is_whole and all(math.isfinite(number(value)) for value in row.values())
 
     def is_history(value):
-        rows = isinstance(value, list) and all(isinstance(row, dict) and row.keys() >= {"train_loss"} for row in value)
-        return rows and all(
-            row.get("epoch") == i and all(map(is_number, row.values())) for i, row in enumerate(value, 1)
-        )
+        return isinstance(value, list) and all(is_row(i, row) for i, row in enumerate(value, 1))
 
     def is_kept(value):  # by callbacks, among them EarlyStopping
         best = value.get(BEST, [0, 0.0, 0.0]) if isinstance(value, dict) else None
@@ -302,22 +296,22 @@ def _check_numbers(path, numbers, n_steps):
 
     expected = {
         "history": (is_history, "a row of numbers for each epoch, counted from 1"),
-        "done": (lambda done: is_count(done) and 0 <= done < n_steps, f"a number of steps from 0 to {n_steps - 1}"),
-        "seconds": (lambda seconds: is_number(seconds) and seconds >= 0, "a number of at least 0"),
-        "beta": (lambda beta: is_number(beta) and beta >= 0, "a number of at least 0"),
-        "lr": (lambda lr: is_number(lr) and lr > 0, "a positive number"),
-        "before": (lambda before: is_count(before) and before >= 0, "a number of epochs of at least 0"),
+        "done": (lambda done: is_integer(done) and 0 <= done < n_steps, f"a number of steps from 0 to {n_steps - 1}"),
+        "seconds": (lambda seconds: 0 <= number(seconds) < math.inf, "a number of at least 0"),
+        "beta": (lambda beta: 0 <= number(beta) < math.inf, "a number of at least 0"),
+        "lr": (lambda lr: 0 < number(lr) < math.inf, "a positive number"),
+        "before": (lambda before: is_integer(before) and before >= 0, "a number of epochs of at least 0"),
         "stopped": (lambda stopped: isinstance(stopped, bool), "true or false"),
         "kept": (is_kept, f"an object whose {BEST!r}, if any, is three numbers"),
     }
     if not isinstance(numbers, dict):
         raise MiniVAEError(f"{path} cannot be resumed: its training should be an object, got {numbers!r:.60}")
+    numbers = {"stopped": False, "kept": {}, "before": 0} | numbers  # which version 0.1 did not write
     for name, (fits, what) in expected.items():
-        value = numbers.get(
-            name, {"stopped": False, "kept": {}, "before": 0}.get(name)
-        )  # which version 0.1 did not write
-        if not fits(value):
-            raise MiniVAEError(f"{path} cannot be resumed: {name} of its training should be {what}, got {value!r:.60}")
+        if not fits(numbers.get(name)):
+            got = f"got {numbers.get(name)!r:.60}"
+            raise MiniVAEError(f"{path} cannot be resumed: {name} of its training should be {what}, {got}")
+    return numbers
 
 
 def _check_arrays(path, arrays, own):

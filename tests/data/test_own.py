@@ -164,7 +164,9 @@ def test_what_would_do_nothing_is_refused(name, options, what, tmp_path, monkeyp
 
 
 def test_bad_share():
-    with pytest.raises(mv.MiniVAEError, match="should leave some of the 30 examples on either side"):
+    with pytest.raises(
+        mv.MiniVAEError, match="load: test=.* should be a share that leaves some of the 30 examples on either side"
+    ):
         data.load(PIXELS, test=0.001)
 
 
