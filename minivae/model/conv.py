@@ -51,11 +51,15 @@ def convolution(x, kernel, b, there, back):
 class _Convolution(Layer):
     """What Conv2d and ConvTranspose2d share.
 
-    A subclass has `channels`, the last two axes of W, and `sweeps(size)`, which for one axis of the input gives the
-    output's size, the sweeps over the input that make the output, and those over the output for the way back.
+    A subclass has `sweeps(size)`, which for one axis of the input gives the output's size, the sweeps over the input
+    that make the output, and those over the output for the way back; and says whether it is `transposed`.
     """
 
-    def __init__(self, n_in, n_out, kernel, stride, padding, init):
+    transposed = False  # whether the last two axes of W are (n_out, n_in)
+
+    def __init__(
+        self, n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int | str = 0, init: str = "glorot_uniform"
+    ) -> None:
         name = type(self).__name__
         self.n_in, self.n_out = integer(f"{name}: n_in", n_in), integer(f"{name}: n_out", n_out)
         self.kernel, self.stride = integer(f"{name}: kernel", kernel), integer(f"{name}: stride", stride)
@@ -64,14 +68,15 @@ class _Convolution(Layer):
             raise MiniVAEError(f'{name}: padding should be an integer of at least 0 or "same", got {shown(padding)}')
         if stride > kernel:
             raise MiniVAEError(
-                f"{type(self).__name__}: stride {stride} leaves out pixels between windows of {kernel}: use a kernel "
-                f"of at least {stride}"
+                f"{name}: stride {stride} leaves out pixels between windows of {kernel}: use a kernel of at least "
+                f"{stride}"
             )
         self.padding = "same" if same else int(padding)
         self.init = one_of(f"{name}: init", init, INITIALISERS)
 
     def shapes(self):
-        return {"W": (self.kernel, self.kernel, *self.channels), "b": (self.n_out,)}
+        channels = (self.n_out, self.n_in) if self.transposed else (self.n_in, self.n_out)
+        return {"W": (self.kernel, self.kernel, *channels), "b": (self.n_out,)}
 
     def initial(self, rng):
         fans = self.kernel**2 * self.n_in, self.kernel**2 * self.n_out
@@ -91,17 +96,16 @@ class _Convolution(Layer):
             )
         return height, width, self.n_out
 
-    def _forward(self, params, x, swap):
-        """The convolution of x with W, or where `swap` says so, with W whose last two axes are exchanged."""
+    def forward(self, params, x):
         self.output_shape(x.shape[1:])
         sizes, there, back = zip(*map(self.sweeps, x.shape[1:3]), strict=True)
-        kernel = params["W"].transpose(0, 1, 3, 2) if swap else params["W"]
+        kernel = params["W"].transpose(0, 1, 3, 2) if self.transposed else params["W"]
         there, back = Windows(*there, sizes, self.kernel), Windows(*back, x.shape[1:3], self.kernel)
         y, convolution_backward = convolution(x, kernel, params["b"], there, back)
 
         def backward(dy):
             dx, dkernel, db = convolution_backward(dy)
-            return dx, {"W": dkernel.transpose(0, 1, 3, 2) if swap else dkernel, "b": db}
+            return dx, {"W": dkernel.transpose(0, 1, 3, 2) if self.transposed else dkernel, "b": db}
 
         return y, backward
 
@@ -119,12 +123,6 @@ class Conv2d(_Convolution):
     init        : as for `Dense`, for W; b starts at zero
     """
 
-    def __init__(
-        self, n_in: int, n_out: int, kernel: int, stride: int = 1, padding: int | str = 0, init: str = "glorot_uniform"
-    ) -> None:
-        super().__init__(n_in, n_out, kernel, stride, padding, init)
-        self.channels = self.n_in, self.n_out
-
     def sweeps(self, size):
         if self.padding == "same":
             small = -(-size // self.stride)
@@ -133,9 +131,6 @@ class Conv2d(_Convolution):
             small, before = (size + 2 * self.padding - self.kernel) // self.stride + 1, self.padding
         axis = Axis(size, small, self.kernel, self.stride, before)
         return small, axis.convolution(), axis.adjoint()
-
-    def forward(self, params, x):
-        return self._forward(params, x, swap=False)
 
 
 class ConvTranspose2d(_Convolution):
@@ -151,6 +146,8 @@ class ConvTranspose2d(_Convolution):
                      map to H is wanted
     init           : as for `Dense`, for W; b starts at zero
     """
+
+    transposed = True
 
     def __init__(
         self,
@@ -170,7 +167,6 @@ class ConvTranspose2d(_Convolution):
                 f'padding="same", got {output_padding}'
             )
         self.output_padding = output_padding
-        self.channels = self.n_out, self.n_in
 
     def sweeps(self, size):
         if self.padding == "same":
@@ -180,9 +176,6 @@ class ConvTranspose2d(_Convolution):
             before = self.padding
         axis = Axis(large, size, self.kernel, self.stride, before)
         return large, axis.adjoint(), axis.convolution()
-
-    def forward(self, params, x):
-        return self._forward(params, x, swap=True)
 
 
 # ------------------------------------------------------------------------------------------- Reshape, Flatten
