@@ -1,5 +1,6 @@
 """What a model is made of, looked at as it is made: errors that say what to change, warnings of usual mistakes."""
 
+import math
 import warnings
 
 import numpy as np
@@ -147,16 +148,16 @@ def check_sizes(encoder, decoder, posterior, likelihood, n_classes):
 
 def warn_of_limits(encoder, decoder, likelihood):
     """Warn, at the line that makes the model, where an activation limits what must be any number."""
-    last, limits = _limits(encoder)
-    if limits:
+    last, low, high = limits_of(encoder)
+    if limits := _in_words(low, high):
         warnings.warn(
             f"VAE: the encoder ends in {last}, so mu and log_var are {limits}: end it with the layer before, such as "
             "Dense",
             MiniVAEWarning,
             stacklevel=3,
         )
-    last, limits = _limits(decoder)
-    if limits and likelihood.from_logits:
+    last, low, high = limits_of(decoder)
+    if likelihood.from_logits and (limits := _in_words(low, high)):
         warnings.warn(
             f"VAE: the decoder ends in {last}, so the logits are {limits}. {type(likelihood).__name__} makes "
             f"probabilities of any numbers by itself: leave {last} out",
@@ -165,19 +166,24 @@ def warn_of_limits(encoder, decoder, likelihood):
         )
 
 
-def _limits(network):
-    """The name of the activation that a network ends in and how it limits values, in words; or two empty texts."""
-    last = last_layer(network)
+def limits_of(network):
+    """The name of the activation that a network ends in, and the least and the greatest value that it can give."""
+    last = _last_layer(network)
     if not isinstance(last, Activation):
-        return "", ""
+        return "", -math.inf, math.inf
     y, _ = last.forward({}, INPUTS)
-    limits = [f"never below {round(y.min(), 2):g}"] if y.min() > -REACH else []
-    limits += [f"never above {round(y.max(), 2):g}"] if y.max() < REACH else []
-    return type(last).__name__, " and ".join(limits)
+    low, high = float(y.min()), float(y.max())
+    return type(last).__name__, low if low > -REACH else -math.inf, high if high < REACH else math.inf
 
 
-def last_layer(network):
+def _in_words(low, high):
+    limits = [f"never below {round(low, 2):g}"] if low > -math.inf else []
+    limits += [f"never above {round(high, 2):g}"] if high < math.inf else []
+    return " and ".join(limits)
+
+
+def _last_layer(network):
     """The last layer that does more than change shapes, or None."""
     layers = [layer for layer in network.layers if not isinstance(layer, (Flatten, Reshape))]
     last = layers[-1] if layers else None
-    return last_layer(last) if isinstance(last, Sequential) else last
+    return _last_layer(last) if isinstance(last, Sequential) else last

@@ -14,10 +14,10 @@ import numpy as np
 from ..arguments import seed as check_seed
 from ..errors import MiniVAEError, shown
 from ..model.bounds import ELBO
-from ..model.checks import INPUTS, REACH, last_layer
+from ..model.checks import limits_of
 from ..model.gaussian import LOG_VAR_MAX, gaussian_kl
 from ..model.inference import to_unit, unwarned
-from ..model.layers import Activation, sigmoid
+from ..model.layers import sigmoid
 from ..model.likelihoods import Bernoulli, Categorical, Gaussian, SharedVarianceGaussian
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
@@ -219,15 +219,15 @@ def _takes(likelihood, x):
 
 
 def _ends(vae, x):
-    low, high, end = _range(vae.encoder)
-    if low > -REACH:
+    end, low, high = limits_of(vae.encoder)
+    if low > -math.inf:
         yield Finding(
             "encoder-end", "error", low, -math.inf,
             f"the encoder ends in {end}, so mu and log_var lie in [{low:.3g}, {high:.3g}]: codes reach only a part of "
             f"the prior, and no posterior is narrower than a standard deviation of {math.exp(low / 2):.2f}.",
             f"end the encoder with a Dense, without {end}.",
         )  # fmt: skip
-    low, high, end = _range(vae.decoder)
+    end, low, high = limits_of(vae.decoder)
     of_logits = isinstance(vae.likelihood, Bernoulli)
     if of_logits:
         (low, high), _ = sigmoid(np.array([low, high]))
@@ -240,16 +240,6 @@ def _ends(vae, x):
             f"end the decoder without {end}: a Bernoulli takes logits, and applies the sigmoid itself." if of_logits
             else f"end the decoder with a Dense, or scale x into the range of {end}.",
         )  # fmt: skip
-
-
-def _range(network):
-    """The least and the greatest value that the activation at a network's end can give, and its name."""
-    last = last_layer(network)
-    if not isinstance(last, Activation):
-        return -math.inf, math.inf, None
-    y, _ = last.forward({}, INPUTS)
-    low, high = (float(v) if abs(v) < REACH else math.copysign(math.inf, v) for v in (y.min(), y.max()))
-    return low, high, type(last).__name__
 
 
 def _parts(probe, x, y):
