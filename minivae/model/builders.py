@@ -23,7 +23,7 @@ def mlp(
     activation : the class of the layers between them, such as ReLU
     options    : of `VAE`, such as likelihood, n_classes, backend and seed
     """
-    _check_sizes("mlp", n_in=n_in, latent=latent)
+    n_in, latent = integer("mlp: n_in", n_in), integer("mlp: latent", latent)
     hidden = integers("mlp: hidden", hidden)
     check_activation("mlp", activation)
     classes = Labels(options.get("n_classes")).n_classes
@@ -56,7 +56,7 @@ def convnet(
             f"convnet: image_shape should be (height, width) or (height, width, colours), got {shown(image_shape)}"
         )
     height, width, colours = (*image_shape, 1)[:3]
-    _check_sizes("convnet", latent=latent, hidden=hidden)
+    latent, hidden = integer("convnet: latent", latent), integer("convnet: hidden", hidden)
     channels = integers("convnet: channels", channels)
     check_activation("convnet", activation)
     likelihood, posterior = _parts(options)
@@ -117,11 +117,6 @@ def _n_stats(posterior, latent):
         except MiniVAEError as error:
             reason = reason or f": {error}"
     raise MiniVAEError(f"{type(posterior).__name__} does not fit {latent} latent dimensions{reason}")
-
-
-def _check_sizes(name, **sizes):
-    for what, size in sizes.items():
-        integer(f"{name}: {what}", size)
 
 
 def check_activation(name, activation):

@@ -18,8 +18,6 @@ from .layers import Dense, dense, relu, sigmoid
 from .parameters import Composite, Part, joined, within
 from .posteriors import DiagonalGaussian, Posterior
 
-LOG_2 = math.log(2)
-
 
 class Flow(Part):
     """An invertible map of z (N, dim) that may depend on `context` numbers for each example.
@@ -30,10 +28,6 @@ class Flow(Part):
 
     dim: int
     context = 0
-
-    def _check(self, **sizes):
-        for name, size in sizes.items():
-            integer(f"{type(self).__name__}: {name}", size, 0 if name == "context" else 1)
 
     def forward(self, params, z, context=None):
         raise NotImplementedError
@@ -97,8 +91,7 @@ class Planar(Flow):
     """
 
     def __init__(self, dim: int) -> None:
-        self._check(dim=dim)
-        self.dim = int(dim)
+        self.dim = integer("Planar: dim", dim)
 
     def shapes(self):
         return {"u": (1, self.dim), "w": (1, self.dim), "b": (1, 1)}
@@ -172,7 +165,7 @@ def gated_step(z, m, s):
     """
     t = np.tanh(0.5 * s)
     g = 0.5 + 0.5 * t
-    log_det = np.sum(np.minimum(s, 0) + np.log1p(np.abs(t)), axis=1, keepdims=True) - LOG_2 * z.shape[1]
+    log_det = np.sum(np.minimum(s, 0) + np.log1p(np.abs(t)), axis=1, keepdims=True) - math.log(2) * z.shape[1]
 
     def backward(dz_out, dlog_det):
         dz = g * dz_out
@@ -198,8 +191,9 @@ class InverseAutoregressive(Composite, Flow):
     GATE_BIAS = 2.0  # at first a step changes little: sigmoid(2) = 0.88
 
     def __init__(self, dim: int, hidden: int, context: int = 0, reverse: bool = False, masks: str = "full") -> None:
-        self._check(dim=dim, hidden=hidden, context=context)
-        self.dim, self.hidden, self.context = int(dim), int(hidden), int(context)
+        self.dim = integer("InverseAutoregressive: dim", dim)
+        self.hidden = integer("InverseAutoregressive: hidden", hidden)
+        self.context = integer("InverseAutoregressive: context", context, 0)
         self.reverse = flag("InverseAutoregressive: reverse", reverse)
         self.masks = one_of("InverseAutoregressive: masks", masks, ("full", "0.1"))
         if masks == "full" and hidden == 1 and (dim > 2 or (dim > 1 and context)):

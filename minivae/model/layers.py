@@ -144,10 +144,8 @@ class Dense(Layer):
 
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
-            hint = ""
-            if input_shape == (2 * self.n_in,):
-                hint = ": did you pass the statistics (mu, log_var) instead of z?"
-            kind = type(self).__name__
+            kind, is_stats = type(self).__name__, input_shape == (2 * self.n_in,)
+            hint = ": did you pass the statistics (mu, log_var) instead of z?" if is_stats else ""
             raise MiniVAEError(
                 f"{kind}({self.n_in}, {self.n_out}) expects (B, {self.n_in}), got {rows_of(input_shape)}{hint}"
             )
