@@ -1,6 +1,7 @@
 """Networks that fork: layers side by side, and layers whose input is handed on beside what they make of it."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -30,6 +31,11 @@ def widths_without_dropout(name, network: Layer) -> tuple[int, int]:
     return widths
 
 
+def blocks(x, widths):
+    """The columns of x (rows, sum of the widths), block by block."""
+    return [x[:, stop - width : stop] for width, stop in zip(widths, accumulate(widths), strict=True)]
+
+
 class SideBySide(Composite, Layer):
     """Networks side by side, each for columns of its own: y = [f_0(x_0), f_1(x_1), ...] for x = [x_0, x_1, ...].
 
@@ -44,8 +50,8 @@ class SideBySide(Composite, Layer):
             raise MiniVAEError(f"SideBySide: expected a list of at least one network, got {shown(networks)}")
         widths = [known_widths(f"SideBySide: network {i}", stack) for i, stack in enumerate(stacks)]
         self.networks, self.stacks = [stack.layers for stack in stacks], stacks
-        n_in, self.n_out = map(sum, zip(*widths, strict=True))
-        self.input_shape = (n_in,)
+        self.takes, self.gives = zip(*widths, strict=True)
+        self.input_shape = (sum(self.takes),)
 
     def parts(self):
         return {str(i): stack for i, stack in enumerate(self.stacks)}
@@ -56,24 +62,20 @@ class SideBySide(Composite, Layer):
     def output_shape(self, input_shape):
         if tuple(input_shape) != self.input_shape:
             raise MiniVAEError(f"SideBySide expects (B, {self.input_shape[0]}), got {rows_of(input_shape)}")
-        return (self.n_out,)
+        return (sum(self.gives),)
 
     def forward(self, params, x):
         self.output_shape(x.shape[1:])
-        ys, backward_passes, start = [], {}, 0
-        for name, stack in self.parts().items():
-            stop = start + stack.input_shape[0]
-            y, backward_passes[name] = stack.forward(within(params, name), x[:, start:stop])
+        ys, backward_passes = [], {}
+        for (name, stack), columns in zip(self.parts().items(), blocks(x, self.takes), strict=True):
+            y, backward_passes[name] = stack.forward(within(params, name), columns)
             ys.append(y)
-            start = stop
-        widths = [y.shape[1] for y in ys]
 
         def backward(dy):
-            dxs, grads, start = [], {}, 0
-            for width, (name, stack_backward) in zip(widths, backward_passes.items(), strict=True):
-                dx, grads[name] = stack_backward(dy[:, start : start + width])
+            dxs, grads = [], {}
+            for (name, stack_backward), columns in zip(backward_passes.items(), blocks(dy, self.gives), strict=True):
+                dx, grads[name] = stack_backward(columns)
                 dxs.append(dx)
-                start += width
             return np.concatenate(dxs, axis=1), joined(grads)
 
         return np.concatenate(ys, axis=1), backward

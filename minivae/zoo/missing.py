@@ -23,6 +23,7 @@ from ..errors import MiniVAEError, rows_of, shown
 from ..model.layers import Layer
 from ..model.likelihoods import Categorical, Likelihood, log_softmax
 from ..model.parameters import Composite, joined, within
+from .branches import blocks
 from .counts import Poisson
 
 
@@ -171,7 +172,8 @@ class ZeroFilled(Layer):
 
     def __init__(self, columns: Sequence[tuple[Likelihood, int]]) -> None:
         self.columns = checked_columns("ZeroFilled", columns)
-        self.input_shape = (sum(n for _, n in self.columns),)
+        self.widths = [n for _, n in self.columns]
+        self.input_shape = (sum(self.widths),)
 
     def constant_arrays(self):
         return joined({str(i): likelihood.constant_arrays() for i, (likelihood, _) in enumerate(self.columns)})
@@ -183,22 +185,17 @@ class ZeroFilled(Layer):
 
     def forward(self, params, x):
         self.output_shape(x.shape[1:])
-        ys, backward_passes, start = [], [], 0
-        for i, (likelihood, n) in enumerate(self.columns):
-            values, start = x[:, start : start + n], start + n
+        filled = []
+        for i, ((likelihood, _), values) in enumerate(zip(self.columns, blocks(x, self.widths), strict=True)):
             if isinstance(likelihood, Categorical):
-                y, backward = one_hot_filled(values, params[f"{i}.level"])
+                filled.append(one_hot_filled(values, params[f"{i}.level"]))
             else:
-                y, backward = (log_filled if isinstance(likelihood, Poisson) else zero_filled)(values)
-            ys.append(y)
-            backward_passes.append(backward)
-        widths = [y.shape[1] for y in ys]
+                filled.append((log_filled if isinstance(likelihood, Poisson) else zero_filled)(values))
+        ys, backward_passes = zip(*filled, strict=True)
 
         def backward(dy):
-            dxs, start = [], 0
-            for width, of_block in zip(widths, backward_passes, strict=True):
-                dxs.append(of_block(dy[:, start : start + width]))
-                start += width
+            dys = blocks(dy, [y.shape[1] for y in ys])
+            dxs = [of_block(columns) for of_block, columns in zip(backward_passes, dys, strict=True)]
             return np.concatenate(dxs, axis=1), {}
 
         return np.concatenate(ys, axis=1), backward
