@@ -26,12 +26,7 @@ class Parameters(Mapping):
 
     def named(self, flat):
         """The views into any array of the same length as `flat`, by name."""
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            stop = start + math.prod(shape)
-            views[name] = flat[start:stop].reshape(shape)
-            start = stop
-        return views
+        return named_views(flat, self.shapes)
 
     def __getitem__(self, name):
         try:
@@ -119,6 +114,16 @@ class Composite(Part):
 
     def constant_arrays(self):
         return joined({name: part.constant_arrays() for name, part in self.parts().items()})
+
+
+def named_views(flat, shapes):
+    """The arrays of these shapes, by name, of which a flat array is made, one after another and without gaps."""
+    views, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        views[name] = flat[start:stop].reshape(shape)
+        start = stop
+    return views
 
 
 def within(params, name):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..engine import rows
 from ..model.binarization import thresholds
+from ..model.parameters import named_views
 
 NOISE_VALUES = 1 << 18  # of noise that lie on the device at a time: a GPU works while the next are drawn
 
@@ -50,12 +51,8 @@ class Noise:
 
     def uniform(self, a):
         """The uniform numbers for the layers of the model, by name."""
-        named, start = {}, 0
-        for name, shape in self.uniform_shapes.items():
-            stop = start + math.prod(shape)
-            named[name] = rows(a["uniform"], a["noise_row"])[:, start:stop].reshape(shape)
-            start = stop
-        return named
+        shapes = self.uniform_shapes
+        return named_views(rows(a["uniform"], a["noise_row"]).reshape(-1), shapes) if shapes else {}
 
     def refill(self, n_steps, rng, pixel_rng=None, uniform_rng=None):
         """New noise for up to n_steps steps; returns for how many.
