@@ -253,10 +253,8 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rng = generator(check_random_state(random_state).randint(np.iinfo(np.int32).max), SAMPLING)
         n_samples = integer("sample: n_samples", n_samples)
         z = vae.backend.asarray(rng.standard_normal((n_samples, vae.latent_dim)), vae.dtype)
-        params = vae._params
-        out, _ = vae.decoder.forward(within(params, "decoder"), z)
-        params = {name: vae.backend.to_host(value) for name, value in within(params, "likelihood").items()}
-        return vae.likelihood.sample(params, vae.backend.to_host(out), rng)
+        params = {name: vae.backend.to_host(value) for name, value in within(vae._params, "likelihood").items()}
+        return vae.likelihood.sample(params, vae.backend.to_host(vae._decode(vae._params, z, None)), rng)
 
     # ------------------------------------------------------------------------------- as a detector of outliers
 

@@ -113,8 +113,7 @@ def decoder(vae, n=1):
 
     def step(a):
         params = vae.parameters.named(a["parameters"]) | vae.constants
-        rows = np.concatenate([a["z"], a["y"]], axis=1) if "y" in a else a["z"]
-        out, _ = vae.decoder.forward(within(params, "decoder"), rows)
+        out = vae._decode(params, a["z"], a.get("y"))
         return {"mean": vae.likelihood.mean(within(params, "likelihood"), out)}
 
     return _program(vae, step, n, z=vae.latent_dim, mean=vae.input_dim)
@@ -125,8 +124,7 @@ def encoder(vae, n=1):
 
     def step(a):
         params = vae.parameters.named(a["parameters"]) | vae.constants
-        rows = np.concatenate([a["x"], a["y"]], axis=1) if "y" in a else a["x"]
-        stats, _ = vae.encoder.forward(within(params, "encoder"), rows)
+        stats = vae._encode(params, a["x"], a.get("y"))
         of_posterior = within(params, "posterior")
         mu, log_var = vae.posterior.moments(of_posterior, stats)
         (z, _), _ = vae.posterior.with_log_q(of_posterior, stats, a["eps"][None])
