@@ -11,6 +11,7 @@ from ..engine.interpreter import interpret
 from ..engine.tracing import Untraceable, trace
 from ..errors import MiniVAEError
 from ..parallel import ALONE
+from ..views.explain import parameter_of
 
 LARGE = 20  # values of x, for weights that begin at the size that suits values of about 1
 
@@ -80,16 +81,6 @@ def _first_bad(step, function):
             if gaps & {source.base.number for source in value.inputs} and not np.isinf(array).any():
                 gaps.add(value.number)
                 continue
-            used = [name for source in value.inputs if (name := _parameter(vae, list_, source))]
+            used = [name for source in value.inputs if (name := parameter_of(vae, source))]
             return f"{value.name}{' with ' + used[0] if used else ''} ({value.line}: `{value.line.text}`)"
     return None
-
-
-def _parameter(vae, list_, value):
-    """The name of the parameter that a value is a view of, or None."""
-    whole = list_.inputs["parameters"]
-    if value.base is not whole:
-        return None
-    address = value.ghost.__array_interface__["data"][0]
-    views = vae.parameters.named(whole.ghost)
-    return next((name for name, view in views.items() if view.__array_interface__["data"][0] == address), None)

@@ -34,9 +34,9 @@ def explain(vae, step, begin):
     (times,) = _times([step], begin, backend)
     groups = [statistics.median(each) for each in _times(_runs_of_groups(step), begin, backend)]
     width = max(COLUMNS + 26, min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns))
-    lines, names = _introduction(vae, width), _parameter_names(vae, plan)
+    lines = _introduction(vae, width)
     for i, group in enumerate(plan.groups):
-        lines += ["", _heading(i, len(group), groups, width), *_operations(plan, group, names, width)]
+        lines += ["", _heading(i, len(group), groups, width), *_operations(vae, plan, group, width)]
     return "\n".join([*lines, "", *_totals(plan, times, groups)])
 
 
@@ -85,13 +85,13 @@ def _heading(i, n, groups, width):
     return title.ljust(width - 22, "-") + f" {groups[i] * 1e3:9.3f} ms {share:7.1%}"
 
 
-def _operations(plan, group, names, width):
+def _operations(vae, plan, group, width):
     line = None
     for value in group:
         if str(value.line) != line:
             line = str(value.line)
             yield _cut(f"  {line}  {value.line.text}", width)
-        operands = ", ".join(_operand(source, names) for source in value.inputs)
+        operands = ", ".join(_operand(vae, source) for source in value.inputs)
         call = _cut(f"    %{value.number} = {name_of(value)}({operands})", width - COLUMNS - 1)
         written = _bytes_written(plan, value)
         yield f"{call.ljust(width - COLUMNS)}{_shape(value):<19}{value.dtype!s:<9}{written:>12,}{flops(value):>14,}"
@@ -131,19 +131,21 @@ def _shape(value):
     return str(value.shape).replace(" ", "")
 
 
-def _operand(value, names):
+def _operand(vae, value):
     base = value.base
     if base.kind == "input":
-        return names.get((base.settings, *_place(value.ghost)), base.settings)
+        return parameter_of(vae, value) or base.settings
     if base.kind == "constant":
         return f"{base.ghost.item():.4g}" if base.size == 1 else f"constant {_shape(base)}"
     return f"%{base.number}"
 
 
-def _parameter_names(vae, plan):
-    """The names of the tensors in the flat array of parameters, by that array's name and their places."""
-    whole = plan.trace.inputs["parameters"].ghost
-    return {("parameters", *_place(view)): name for name, view in vae.parameters.named(whole).items()}
+def parameter_of(vae, value):
+    """The name of the tensor that a value is, among the model's parameters; None for any other value."""
+    if value.base.kind != "input" or value.base.settings != "parameters":
+        return None
+    tensors = {_place(view): name for name, view in vae.parameters.named(value.base.ghost).items()}
+    return tensors.get(_place(value.ghost))
 
 
 def _place(array):

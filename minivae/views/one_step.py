@@ -28,7 +28,7 @@ from ..model.layers import Sequential
 from ..model.optimizers import Optimizer, RMSprop
 from ..model.parameters import within
 from ..model.vae import check_vae
-from .explain import name_of
+from .explain import name_of, parameter_of
 from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of
 
@@ -51,8 +51,8 @@ class Stage:
 
     name: str
     kind: str
-    forward: tuple = ()
-    backward: tuple = ()
+    forward: tuple = (0, 0)
+    backward: tuple = (0, 0)
     given: dict = field(default_factory=dict)
     gives: dict = field(default_factory=dict)
     given_back: dict = field(default_factory=dict)
@@ -102,7 +102,7 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     } | ({} if labels is None else {"y": labels})
     stages, step = _watched(vae, optimizer)
     program = Program(step, arrays, vae.dtype, keep=True)
-    page = _Page(vae, program, stages)
+    page = _Page(vae, program)
     facts = {
         "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
         "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],
@@ -149,12 +149,12 @@ def _watching(stages, name, kind, method, run):
     outputs, gradients = METHODS[method]
 
     def watched(*given, **more):
-        named = inspect.signature(run).bind(*given, **more).arguments
-        list_ = next(value for value in _values(named) if isinstance(value, Value)).trace
-        stage, start = Stage(name, kind), len(list_.values)
+        stage = Stage(name, kind, given=_flat(inspect.signature(run).bind(*given, **more).arguments))
+        list_ = next(value for value in stage.given.values() if isinstance(value, Value)).trace
+        start = len(list_.values)
         values, backward = run(*given, **more)
         stage.forward = start, len(list_.values)
-        stage.given, stage.gives = _flat(named), _flat(dict(zip(outputs, _tuple(values), strict=False)))
+        stage.gives = _flat(dict(zip(outputs, _tuple(values), strict=False)))
         stages.append(stage)
 
         def watched_backward(*given):
@@ -184,33 +184,24 @@ def _flat(named):
     return {name: value for name, value in flat.items() if isinstance(value, (Value, np.ndarray))}
 
 
-def _values(named):
-    return [value for each in named.values() for value in (each.values() if isinstance(each, dict) else [each])]
-
-
 # ------------------------------------------------------------------------------------------ what the page is told
 
 
 class _Page:
-    def __init__(self, vae, program, stages):
-        self.program, self.plan = program, program.plan
+    def __init__(self, vae, program):
+        self.vae, self.program, self.plan = vae, program, program.plan
         self.live = {value.number: value for value in self.plan.values}
-        whole = self.plan.trace.inputs["parameters"].ghost
-        views = vae.parameters.named(whole)
-        self.parameters = {(view.__array_interface__["data"][0], view.size): name for name, view in views.items()}
 
     def stage(self, stage):
-        ways = {"forward": stage.forward, "backward": stage.backward}
-        operations = {
-            way: [self.operation(self.live[n]) for n in range(*numbers) if n in self.live] if numbers else []
-            for way, numbers in ways.items()
-        }
-        values = [self.live[n] for numbers in ways.values() if numbers for n in range(*numbers) if n in self.live]
+        forward, backward = (
+            [self.live[n] for n in range(*numbers) if n in self.live] for numbers in (stage.forward, stage.backward)
+        )
         return {
             "name": stage.name,
             "kind": stage.kind,
-            "functions": _functions(values),
-            **operations,
+            "functions": _functions(forward + backward),
+            "forward": list(map(self.operation, forward)),
+            "backward": list(map(self.operation, backward)),
             **{key: self.named(getattr(stage, key)) for key in ("given", "gives", "given_back", "gives_back")},
         }
 
@@ -240,7 +231,7 @@ class _Page:
     def operand(self, value):
         base = value.base
         if base.kind == "input":
-            return self.parameters.get((value.ghost.__array_interface__["data"][0], value.size), base.settings)
+            return parameter_of(self.vae, value) or base.settings
         if base.kind == "constant":
             return f"{base.ghost.flat[0]:.4g}" if (base.ghost == base.ghost.flat[0]).all() else "constant"
         return f"%{base.number}" if value is base else f"%{base.number} seen as {value.shape}".replace(",)", ")")
