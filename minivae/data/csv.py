@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -39,13 +38,13 @@ def read_csv(
     check_height_and_width(shape, "shape")
     with open_stream(path, max_bytes) as stream:
         lines = _Lines(stream)
-        layout, rows = _read_layout(lines, shape, path)
+        label, n_columns, shape, rows = _read_layout(lines, shape, path)
         try:
             values = np.loadtxt(rows, np.uint8, comments=None, delimiter=",", ndmin=2, encoding="latin1")
         except ValueError as error:
-            raise _error_in(lines, layout.columns, path, error) from error
-    labels = values[:, layout.label].astype(np.int64)
-    images = np.delete(values, layout.label, axis=1).reshape(-1, *layout.shape)
+            raise _error_in(lines, n_columns, path, error) from error
+    labels = values[:, label].astype(np.int64)
+    images = np.delete(values, label, axis=1).reshape(-1, *shape)
     return np.ascontiguousarray(images.transpose(0, 2, 1)) if transposed else images, labels
 
 
@@ -90,15 +89,11 @@ class _Lines:
         raise StopIteration
 
 
-@dataclass(frozen=True)
-class _Layout:
-    label: int  # the column of the label
-    columns: int
-    shape: tuple
-
-
 def _read_layout(lines, shape, path):
-    """What the first line, a header or not, tells about all rows, and the rows."""
+    """What the first line, a header or not, tells: the column of the label, how many there are, the shape of an image.
+
+    And the rows below it, or with it.
+    """
     line = next(lines, None)
     if line is None:
         raise MiniVAEError(f"{path}: the file is empty, expected a row for each image")
@@ -110,13 +105,13 @@ def _read_layout(lines, shape, path):
             f"{place}: no label column, expected a header such as 'label,pixel1,...', got {_shown(line)}"
         )
     label = names.index(b"label") if has_header else 0
-    layout = _Layout(label, len(names), _image_shape(shape, len(names), place))
+    shape = _image_shape(shape, len(names), place)
     first_row = next(lines, None) if has_header else line
     if first_row is None:
         raise MiniVAEError(f"{path}: no rows below the header, expected one for each image")
-    if len(first_row.split(b",")) != layout.columns:
-        raise _error_in(lines, layout.columns, path)
-    return layout, chain([first_row], lines)
+    if len(first_row.split(b",")) != len(names):
+        raise _error_in(lines, len(names), path)
+    return label, len(names), shape, chain([first_row], lines)
 
 
 def _error_in(lines, columns, path, reason=""):
