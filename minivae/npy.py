@@ -13,7 +13,7 @@ def read_npy(path, max_bytes):
     """The array in a .npy file. What is wrong with the file's contents may be raised as any exception."""
     with reading(path) as file:
         check_fits(path, _array_bytes(file), max_bytes)
-        return _array(file)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_members(path, max_bytes, names=None):
@@ -40,7 +40,7 @@ def read_members(path, max_bytes, names=None):
             arrays = {}
             for name, member in members.items():
                 with archive.open(member) as stream:
-                    arrays[name] = _array(stream)
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
             return arrays
 
 
@@ -60,7 +60,3 @@ def _array_bytes(stream):
     if dtype.itemsize == 0 or min(shape, default=0) < 0:
         raise ValueError(f"it holds {dtype} of shape {shape}")
     return math.prod(shape) * dtype.itemsize
-
-
-def _array(stream):
-    return np.lib.format.read_array(stream, allow_pickle=False)

@@ -124,9 +124,9 @@ def _as_uint8(source):
         )
     if array.dtype == np.uint8:
         return array
-    most = {"b": 1, "u": 255, "i": 255, "f": 1}.get(array.dtype.kind)
-    if most is None or not (array.min() >= 0 and array.max() <= most):
-        found = f"{array.dtype}" if most is None else f"{array.dtype} from {array.min()} to {array.max()}"
+    most = 255 if array.dtype.kind in "iu" else 1
+    if not (array.min() >= 0 and array.max() <= most):
+        found = f"{array.dtype} from {array.min()} to {array.max()}"
         raise MiniVAEError(f"expected pixels as whole numbers from 0 to 255 or as fractions from 0 to 1, got {found}")
     return np.rint(array * (255 / most)).astype(np.uint8)
 
