@@ -198,23 +198,14 @@ def _search(collection, download, max_bytes):
 
 
 def _sample():
-    arrays = read_npz(SAMPLE)
-    return _checked(
-        MNIST,
-        arrays,
-        name="sample",
-        source="bundled sample of MNIST (first 500 training, 100 test digits of each class)",
-    )
+    source = "bundled sample of MNIST (first 500 training, 100 test digits of each class)"
+    return _checked(MNIST, read_npz(SAMPLE), "sample", source)
 
 
 def _read(collection, found, max_bytes):
     arrays = READERS[found.form](found.paths, max_bytes)
-    return _identified(
-        collection,
-        _checked(
-            collection, arrays, name=collection.name, source=f"{collection.title}, {found.form} files in {found.folder}"
-        ),
-    )
+    source = f"{collection.title}, {found.form} files in {found.folder}"
+    return _identified(collection, _checked(collection, arrays, collection.name, source))
 
 
 READERS = {
@@ -224,16 +215,16 @@ READERS = {
 }
 
 
-def _checked(collection, arrays, *, name, source):
+def _checked(collection, arrays, name, source):
     """The Dataset of four raw arrays, with upright images and labels from 0; unsound ones are an error."""
-    x_train, y_train = _checked_part(collection, *arrays[:2], part=f"{source}: training")
-    x_test, y_test = _checked_part(collection, *arrays[2:], part=f"{source}: test")
+    x_train, y_train = _checked_part(collection, *arrays[:2], f"{source}: training")
+    x_test, y_test = _checked_part(collection, *arrays[2:], f"{source}: test")
     if x_train.shape[1:] != x_test.shape[1:]:
         raise MiniVAEError(f"{source}: training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
     return Dataset(name, x_train, y_train, x_test, y_test, collection.class_names, source)
 
 
-def _checked_part(collection, images, labels, *, part):
+def _checked_part(collection, images, labels, part):
     if images.ndim != 3 or images.dtype != np.uint8:
         raise MiniVAEError(
             f"{part} images should be uint8 of shape (N, height, width), got {images.dtype} of shape {images.shape}"
