@@ -15,7 +15,7 @@ import numpy as np
 from .arguments import integer
 from .engine import get_backend
 from .errors import Interrupted, MiniVAEError
-from .files import MAX_BYTES
+from .files import MAX_BYTES, atomic_write
 
 ENGINES = "numpy", "numba", "cupy"
 HELD_BACK = 0.1  # of the training examples, with --patience
@@ -228,7 +228,6 @@ def train(arguments):
 
 def _train(arguments, ranks):
     from . import Checkpoint, CSVWriter, EpochPrinter, convnet, fit, mlp, model
-    from .files import atomic_write
     from .locks import results_folder
 
     if ranks.rank:
@@ -310,8 +309,6 @@ def _draw(out, vae, history, validation, dataset):
 
 
 def _save(path, figure):
-    from .files import atomic_write
-
     with atomic_write(path) as file:
         figure.savefig(file, dpi=150, format="png")
 
@@ -456,15 +453,11 @@ def _labels(vae, dataset):
 
 
 def _write_arrays(path, **arrays):
-    from .files import atomic_write
-
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 
 
 def _write(path, page):
-    from .files import atomic_write
-
     with atomic_write(path) as file:
         file.write(page.encode())
     print(f"{path}: open it in a browser")
@@ -526,9 +519,9 @@ def explained(backend, name):
 
 
 def _mnist(backend):
-    from . import VAE, Dense, ReLU
+    from . import mlp
 
-    return VAE([Dense(784, 256), ReLU(), Dense(256, 4)], [Dense(2, 256), ReLU(), Dense(256, 784)], backend=backend)
+    return mlp(784, backend=backend)
 
 
 def _conv(backend):
@@ -540,15 +533,10 @@ def _conv(backend):
 
 
 def _flow(backend):
-    from . import VAE, Dense, FlowPosterior, InverseAutoregressive, ReLU
+    from . import FlowPosterior, InverseAutoregressive, mlp
 
     stages = [InverseAutoregressive(128, 256, context=64, reverse=reverse) for reverse in (False, True)]
-    return VAE(
-        [Dense(784, 256), ReLU(), Dense(256, 2 * 128 + 2 * 64)],
-        [Dense(128, 256), ReLU(), Dense(256, 784)],
-        posterior=FlowPosterior(stages),
-        backend=backend,
-    )
+    return mlp(784, latent=128, posterior=FlowPosterior(stages), backend=backend)
 
 
 MODELS = {"mnist": _mnist, "conv": _conv, "flow": _flow}
