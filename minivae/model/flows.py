@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..arguments import flag, integer, one_of
-from ..errors import MiniVAEError, named, shown
+from ..errors import MiniVAEError, named
 from .layers import Dense, dense, relu, sigmoid
 from .parameters import Composite, Part, joined, within
 from .posteriors import DiagonalGaussian, Posterior
@@ -256,6 +256,17 @@ class InverseAutoregressive(Composite, Flow):
 # -------------------------------------------------------------------------------------------------- posterior
 
 
+def chain_of(name, flows, kind, such_as):
+    """The flows as a list; raises MiniVAEError unless they are some of that kind, and all of one dim."""
+    chain = list(flows) if isinstance(flows, (list, tuple)) else []
+    if not chain or not all(isinstance(flow, kind) for flow in chain):
+        bad = next((flow for flow in chain if not isinstance(flow, kind)), flows)
+        raise MiniVAEError(f"{name}: flows should be a list of {such_as}, got {named(bad)}")
+    if len(dims := {flow.dim for flow in chain}) > 1:
+        raise MiniVAEError(f"{name}: all flows should have the same dim, got {sorted(dims)}")
+    return chain
+
+
 class FlowPosterior(Composite, Posterior):
     """q(z given x): a sample of a base posterior, taken through a chain of flows.
 
@@ -269,15 +280,10 @@ class FlowPosterior(Composite, Posterior):
     """
 
     def __init__(self, flows: Sequence[Flow], base: Posterior | None = None) -> None:
-        self.flows = list(flows) if isinstance(flows, (list, tuple)) else []
-        if not self.flows or not all(isinstance(flow, Flow) for flow in self.flows):
-            raise MiniVAEError(f"FlowPosterior: flows should be a list of flows such as Planar(2), got {shown(flows)}")
+        self.flows = chain_of("FlowPosterior", flows, Flow, "flows such as Planar(2)")
         self.base = DiagonalGaussian() if base is None else base
         if not isinstance(self.base, Posterior):
             raise MiniVAEError(f"FlowPosterior: base should be a posterior or None, got {named(base)}")
-        dims = {flow.dim for flow in self.flows}
-        if len(dims) > 1:
-            raise MiniVAEError(f"FlowPosterior: all flows should have the same dim, got {sorted(dims)}")
 
     def parts(self):
         return {"base": self.base} | {str(i): flow for i, flow in enumerate(self.flows)}

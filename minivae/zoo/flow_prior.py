@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import MiniVAEError, named
-from ..model.flows import Flow, InverseAutoregressive
+from ..errors import MiniVAEError
+from ..model.flows import Flow, InverseAutoregressive, chain_of
 from ..model.gaussian import standard_normal_log_prob
 from ..model.parameters import Composite, joined, within
 from ..model.priors import Prior
@@ -26,19 +26,11 @@ class FlowPrior(Composite, Prior):
     """
 
     def __init__(self, flows: Sequence[Flow]) -> None:
-        self.flows = list(flows) if isinstance(flows, (list, tuple)) else []
-        if not self.flows or not all(isinstance(flow, InverseAutoregressive) for flow in self.flows):
-            bad = next((flow for flow in self.flows if not isinstance(flow, InverseAutoregressive)), flows)
-            raise MiniVAEError(
-                f"FlowPrior: flows should be a list of InverseAutoregressive, which can be gone through backwards to "
-                f"draw z, got {named(bad)}"
-            )
+        such_as = "InverseAutoregressive, which can be gone through backwards to draw z"
+        self.flows = chain_of("FlowPrior", flows, InverseAutoregressive, such_as)
         if any(flow.context for flow in self.flows):
             raise MiniVAEError("FlowPrior: the prior depends on no x, so its flows should be made with context=0")
-        dims = {flow.dim for flow in self.flows}
-        if len(dims) > 1:
-            raise MiniVAEError(f"FlowPrior: all flows should have the same dim, got {sorted(dims)}")
-        (self.dim,) = dims
+        self.dim = self.flows[0].dim
 
     def parts(self):
         return {str(i): flow for i, flow in enumerate(self.flows)}
