@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arguments import integer
 from ..model.gaussian import LOG_2PI, hold
+from ..model.likelihoods import log_softmax
 from ..model.priors import Prior
 
 
@@ -31,12 +32,10 @@ def mixture_log_prob(z, mu, log_var, log_w):
     precision = np.exp(-log_var)
     squares = (z[:, None, :] - mu) ** 2 * precision
     log_terms = -0.5 * np.sum(squares + (log_var + LOG_2PI), axis=-1) + log_w
-    largest = np.max(log_terms, axis=1, keepdims=True)
-    terms = np.exp(log_terms - largest)
-    total = np.sum(terms, axis=1, keepdims=True)
+    log_pz, r = log_sum_exp(log_terms)
 
     def backward(dlog_pz):
-        R = dlog_pz[:, None] * (terms / total)
+        R = dlog_pz[:, None] * r
         sum_R = np.sum(R, axis=0)
         R_z, of_k = R.T @ z, sum_R[:, None]
         dz = R @ (precision * mu) - z * (R @ precision)
@@ -44,7 +43,15 @@ def mixture_log_prob(z, mu, log_var, log_w):
         dlog_var = 0.5 * (np.sum(R[:, :, None] * squares, axis=0) - of_k)
         return dz, dmu, dlog_var, sum_R  # the last is dlog_w
 
-    return (largest + np.log(total))[:, 0], backward
+    return log_pz, backward
+
+
+def log_sum_exp(terms):
+    """log sum_k exp(terms) along axis 1 of terms (N, K, ...), (N, ...), and the share of each term in the sum."""
+    largest = np.max(terms, axis=1, keepdims=True)
+    parts = np.exp(terms - largest)
+    total = np.sum(parts, axis=1, keepdims=True)
+    return (largest + np.log(total))[:, 0], parts / total
 
 
 def log_weights(logits):
@@ -52,9 +59,8 @@ def log_weights(logits):
 
     log_w_k = l_k - log sum_j exp(l_j), so  dl = dlog_w - w sum_j dlog_w_j.   logits (K,) -> log_w (K,)
     """
-    shifted = logits - np.max(logits, keepdims=True)
-    log_w = shifted - np.log(np.sum(np.exp(shifted), keepdims=True))
-    return log_w, lambda dlog_w: dlog_w - np.exp(log_w) * np.sum(dlog_w, keepdims=True)
+    log_w, w = log_softmax(logits)
+    return log_w, lambda dlog_w: dlog_w - w * np.sum(dlog_w, keepdims=True)
 
 
 def draw_from_mixture(mu, log_var, w, n, rng):

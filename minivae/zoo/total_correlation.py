@@ -33,6 +33,7 @@ from ..model.priors import StandardNormal
 from ..model.regularisers import Regulariser
 from ..model.vae import VAE, check_vae
 from ..randomness import EVALUATION_NOISE, generator
+from .mixture import log_sum_exp
 
 VALUES = 1 << 22  # of log q(z_nd given x_j) at a time, outside training
 
@@ -52,8 +53,9 @@ def log_aggregate(z, mu, log_var):
     residual = z[:, None, :] - mu
     slope = residual * np.exp(-log_var)
     terms = -0.5 * (residual * slope + (log_var + LOG_2PI))
-    log_q, shares = _log_mean_exp(np.sum(terms, axis=-1, keepdims=True))
-    log_marginals, shares_of_each = _log_mean_exp(terms)
+    log_q, shares = log_sum_exp(np.sum(terms, axis=-1, keepdims=True))
+    log_marginals, shares_of_each = log_sum_exp(terms)
+    (M, D), log_product = mu.shape, np.sum(log_marginals, axis=1)
 
     def backward(dlog_q, dlog_product):
         dterms = dlog_q[:, None, None] * shares + dlog_product[:, None, None] * shares_of_each
@@ -61,15 +63,7 @@ def log_aggregate(z, mu, log_var):
         dlog_var = 0.5 * np.sum(dz_of_each * residual - dterms, axis=0)
         return -np.sum(dz_of_each, axis=1), np.sum(dz_of_each, axis=0), dlog_var  # dz, dmu, dlog_var
 
-    return (log_q[:, 0], np.sum(log_marginals, axis=1)), backward
-
-
-def _log_mean_exp(terms):
-    """log 1/M sum_j exp(terms) over the middle axis of terms (N, M, D), (N, D), and the share of each in the sum."""
-    largest = np.max(terms, axis=1, keepdims=True)
-    parts = np.exp(terms - largest)
-    total = np.sum(parts, axis=1, keepdims=True)
-    return (largest + np.log(total / terms.shape[1]))[:, 0], parts / total
+    return (log_q[:, 0] - math.log(M), log_product - D * math.log(M)), backward
 
 
 def kl_decomposition(z, mu, log_var, n):
