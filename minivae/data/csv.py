@@ -18,10 +18,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_csv(
-    path: str | os.PathLike,
-    shape: Sequence[int] | None = None,
-    transposed: bool = False,
-    max_bytes: int = MAX_BYTES,
+    path: str | os.PathLike, shape: Sequence[int] | None = None, transposed: bool = False, max_bytes: int = MAX_BYTES
 ) -> tuple[np.ndarray, np.ndarray]:
     """The images (N, height, width) uint8 and the labels (N,) int64 of a CSV file, plain or .gz.
 

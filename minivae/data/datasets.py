@@ -83,14 +83,9 @@ class Dataset:
                 f"no training or no test example of {', '.join(names)} is left: "
                 "choose the classes before limiting the number of examples"
             )
+        source = f"{self.source}, only {', '.join(names)}"
         return replace(
-            self,
-            x_train=x_train,
-            y_train=y_train,
-            x_test=x_test,
-            y_test=y_test,
-            class_names=names,
-            source=f"{self.source}, only {', '.join(names)}",
+            self, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, class_names=names, source=source
         )
 
     def _split(self, classes):
