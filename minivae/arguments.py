@@ -109,6 +109,13 @@ def array(name, value):
     return made
 
 
+def check_unit(expecting, x, cure):
+    """Raise MiniVAEError unless the NumPy array x lies in [0, 1]; `expecting` says what expects what there."""
+    low, high = x.min(), x.max()
+    if not (low >= 0 and high <= 1):  # a NaN does not
+        raise MiniVAEError(f"{expecting} in [0, 1], got [{low:g}, {high:g}]: {cure}")
+
+
 def path(name, value):
     """The value as it is; raises MiniVAEError unless it is a path that a file can have."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None

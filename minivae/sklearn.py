@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError('minivae.sklearn needs scikit-learn 1.6 or newer: pip install "minivae[sklearn]"') from error
 
-from .arguments import integer, integers, is_integer, number, one_of, positive
+from .arguments import check_unit, integer, integers, is_integer, number, one_of, positive
 from .errors import MiniVAEError, shown
 from .model.builders import convnet, mlp
 from .model.inference import finite, unwarned
@@ -271,11 +271,9 @@ class VAEEstimator(OutlierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _checked(self, X, reset=False, **options):
         """X as scikit-learn checks it, in float32 or float64; sets n_features_in_ and feature_names_in_ or looks."""
         X = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], order="C", **options)
-        if self.likelihood == "bernoulli" and not (X.min() >= 0 and X.max() <= 1):
-            raise MiniVAEError(
-                f'likelihood="bernoulli" expects X in [0, 1], got [{X.min():g}, {X.max():g}]: divide pixels by 255, '
-                'put MinMaxScaler(clip=True) before it in a Pipeline, or use likelihood="gaussian"'
-            )
+        if self.likelihood == "bernoulli":
+            cure = 'divide pixels by 255, put MinMaxScaler(clip=True) first in a Pipeline, or use likelihood="gaussian"'
+            check_unit('likelihood="bernoulli" expects X', X, cure)
         return X
 
 

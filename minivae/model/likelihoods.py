@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..arguments import at_least, flag, integer, positive
+from ..arguments import at_least, check_unit, flag, integer, positive
 from ..errors import MiniVAEError
 from .gaussian import LOG_2PI, LOG_VAR_MAX, hold
 from .layers import sigmoid
@@ -150,12 +150,8 @@ class Bernoulli(Likelihood):
     from_logits = True
 
     def check(self, x):
-        low, high = x.min(), x.max()
-        if low < 0 or high > 1:
-            raise MiniVAEError(
-                f"a Bernoulli likelihood expects values in [0, 1], got [{low:g}, {high:g}]: pass uint8 pixels "
-                "as they are, divide grey values by their maximum, or use likelihood=Gaussian()"
-            )
+        cure = "pass uint8 pixels as they are, divide grey values by their maximum, or use likelihood=Gaussian()"
+        check_unit("a Bernoulli likelihood expects values", x, cure)
 
     def log_prob(self, params, x, logits):
         log_px, log_prob_backward = bernoulli_log_prob(x, logits)
@@ -302,12 +298,8 @@ class Categorical(Likelihood):
         return n_pixels * self.levels
 
     def check(self, x):
-        low, high = x.min(), x.max()
-        if low < 0 or high > 1:
-            raise MiniVAEError(
-                f"a Categorical likelihood expects values k / {self.levels - 1} in [0, 1], got [{low:g}, {high:g}]: "
-                "pass uint8 pixels as they are, or divide levels by their maximum"
-            )
+        cure = "pass uint8 pixels as they are, or divide levels by their maximum"
+        check_unit(f"a Categorical likelihood expects values k / {self.levels - 1}", x, cure)
 
     def check_pixels(self, x):
         if 0 < x.max(initial=0) < self.levels < 256:
