@@ -15,6 +15,18 @@ MAX_BYTES = 1 << 30  # of memory that what one reads may take; 2 MB of gzip can 
 
 
 @contextmanager
+def told_as(what, kind=Exception):
+    """What is raised in the block, of some kind or kinds, comes out as a MiniVAEError that says what failed, and why."""
+    try:
+        yield
+    except MiniVAEError:
+        raise
+    except kind as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
+        raise MiniVAEError(f"{what}: {reason}") from error
+
+
+@contextmanager
 def atomic_write(path):
     """A binary file to write to, which takes the place of `path` when the block ends without an error.
 
@@ -27,7 +39,7 @@ def atomic_write(path):
     `path` may not be written to, and when it is something else than a file, such as a device.
     """
     check_path("the path to write to", path)
-    try:
+    with told_as(f"cannot write {path}", OSError):
         target = os.path.realpath(path)
         before = _replaceable(target)
         temporary = f"{target}.{secrets.token_hex(4)}.tmp"
@@ -44,8 +56,6 @@ def atomic_write(path):
         except BaseException:
             _remove(temporary)
             raise
-    except OSError as error:
-        raise MiniVAEError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _replaceable(target):
@@ -95,14 +105,12 @@ def keep_previous(path):
 
     Raises MiniVAEError where `path` is no file, such as a folder, and where it cannot be renamed.
     """
-    try:
+    with told_as(f"cannot rename {path}", OSError):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise MiniVAEError(f"{path} is {kind(status)}: give the path of a file")
         names = (f"{os.fspath(path)}.previous{f'-{n}' * (n > 1)}" for n in itertools.count(1))
         os.rename(path, next(name for name in names if not os.path.lexists(name)))
-    except OSError as error:
-        raise MiniVAEError(f"cannot rename {path}: {error.strerror or error}") from error
 
 
 def _remove(path):

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import MiniVAEError
+from .files import told_as
 
 TAKEN = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}  # what asking for a lock answers where another process has it
 # What it answers where the file system has no locks, as some that lie on other machines.
@@ -27,12 +28,8 @@ def results_folder(folder, checkpoints=(), resume=False):
     without being asked.
     """
     folder = Path(folder)
-    try:
+    with told_as(f"give another folder: --out {folder} cannot be made", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MiniVAEError(
-            f"--out {folder} cannot be made: {error.strerror or error}; choose another folder"
-        ) from error
     with locked(folder / ".lock", f"--out {folder}"):
         _check_results(folder, checkpoints, resume)
         yield
@@ -40,10 +37,8 @@ def results_folder(folder, checkpoints=(), resume=False):
 
 def _check_results(folder, checkpoints, resume):
     """Raise MiniVAEError where a run would mix its results with others."""
-    try:
+    with told_as(f"cannot read --out {folder}", OSError):
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise MiniVAEError(f"cannot read --out {folder}: {error.strerror or error}") from error
     can_resume = not set(names).isdisjoint(checkpoints)
     if names and not (can_resume and resume):
         shown = ", ".join(names[:3] + ["..."] * (len(names) > 3))
@@ -63,12 +58,10 @@ def locked(path, what):
     The lock is the operating system's, which takes it away from a process that has ended, however it ended. Where a
     file system has none, the number of a living process in the file counts as one.
     """
-    try:
+    with told_as(f"cannot write {path}", OSError):
         descriptor = _take(path)
         if descriptor is None:
             raise MiniVAEError(f"{what} is in use by {_holder(path)}: wait until that has ended, or choose another one")
-    except OSError as error:
-        raise MiniVAEError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         with suppress(OSError):  # a full disk: then nobody can be told who holds it
             os.ftruncate(descriptor, 0)

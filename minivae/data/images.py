@@ -9,7 +9,7 @@ from ..arguments import array as check_array
 from ..arguments import flag, integer, is_integer
 from ..arguments import path as check_path
 from ..errors import MiniVAEError, shown
-from ..files import MAX_BYTES, check_fits, reading
+from ..files import MAX_BYTES, check_fits, reading, told_as
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # whatever the name says; Pillow knows many more
@@ -93,19 +93,15 @@ def _open(path, max_bytes):
     """The picture in a file, upright and opaque."""
     from PIL import Image, ImageOps
 
-    with reading(path) as stream:
+    with told_as(f"cannot read the image {path}"), reading(path) as stream:  # a damaged one may raise nearly any kind
         try:
             with Image.open(stream, formats=FORMATS) as file:
                 check_fits(path, file.width * file.height * PIXEL_BYTES, max_bytes)
                 if file.mode.startswith(("I", "F")):
                     raise MiniVAEError(f"{path} has more than 8 bits for a pixel: save it with 8")
                 picture = ImageOps.exif_transpose(file)  # which decodes it
-        except MiniVAEError:
-            raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise MiniVAEError(f"{path}: {error} Raise PIL.Image.MAX_IMAGE_PIXELS if you trust it") from error
-        except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
-            raise MiniVAEError(f"cannot read the image {path}: {error}") from error
     if "A" in picture.getbands() or "transparency" in picture.info:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture.convert("RGBA"))

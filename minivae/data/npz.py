@@ -5,8 +5,7 @@ import os
 import numpy as np
 
 from ..arguments import integer
-from ..errors import MiniVAEError
-from ..files import MAX_BYTES
+from ..files import MAX_BYTES, told_as
 from ..npy import read_members
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -19,10 +18,5 @@ def read_npz(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> tuple[np.nd
     take more than `max_bytes` of memory.
     """
     max_bytes = integer("read_npz: max_bytes", max_bytes)
-    try:
+    with told_as(f"{path}: expected an .npz file with {', '.join(NAMES)}"):  # a damaged one may raise nearly any kind
         return tuple(read_members(path, max_bytes, NAMES).values())
-    except MiniVAEError:
-        raise
-    except Exception as error:  # for a damaged file NumPy and zipfile raise nearly every kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MiniVAEError(f"{path}: expected an .npz file with {', '.join(NAMES)}: {reason}") from error

@@ -12,7 +12,7 @@ import numpy as np
 from ..arguments import array as check_array
 from ..arguments import path as check_path
 from ..errors import MiniVAEError
-from ..files import check_fits
+from ..files import check_fits, told_as
 from ..npy import read_members, read_npy
 from ..randomness import drawn_share
 from .idx import read_idx
@@ -47,7 +47,8 @@ def read_own(source, size, color, max_bytes):
         return *_read_table(path, max_bytes), None, None
     if name.endswith(".npz"):
         return _read_arrays(path, max_bytes)
-    x = _from_numpy(read_npy, path, max_bytes) if name.endswith(".npy") else read_idx(path, max_bytes)
+    with told_as(f"cannot read {path}"):
+        x = (read_npy if name.endswith(".npy") else read_idx)(path, max_bytes)
     return _checked(path, x), None, (), None, None
 
 
@@ -79,17 +80,9 @@ def _classes_by_folder(folder, n):
     return np.array([names.index(parent) for parent in parents]), names
 
 
-def _from_numpy(read, path, max_bytes):
-    try:
-        return read(path, max_bytes)
-    except MiniVAEError:
-        raise
-    except Exception as error:  # for a damaged file NumPy and zipfile raise nearly every kind
-        raise MiniVAEError(f"cannot read {path}: {error}") from error
-
-
 def _read_arrays(path, max_bytes):
-    found = _from_numpy(read_members, path, max_bytes)
+    with told_as(f"cannot read {path}"):  # for a damaged file NumPy and zipfile raise nearly every kind
+        found = read_members(path, max_bytes)
     x, y = found.get("x_train", found.get("x")), found.get("y_train", found.get("y"))
     x_test, y_test = found.get("x_test"), found.get("y_test")
     if len(found) == 1:
@@ -113,11 +106,8 @@ def _read_arrays(path, max_bytes):
 
 def _read_table(path, max_bytes):
     """The numbers of a table, its classes, and their names. A first line that is no numbers has the columns' names."""
-    with open_stream(path, max_bytes) as stream:
-        try:
-            return _table(path, _rows(stream), max_bytes)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise MiniVAEError(f"cannot read {path}: {error}") from error
+    with open_stream(path, max_bytes) as stream, told_as(f"cannot read {path}", (csv.Error, UnicodeDecodeError)):
+        return _table(path, _rows(stream), max_bytes)
 
 
 def _rows(stream):

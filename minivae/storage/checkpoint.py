@@ -28,7 +28,7 @@ from ..arguments import path as check_path
 from ..engine import get_backend
 from ..engine.backend import NumpyBackend
 from ..errors import MiniVAEError, shown
-from ..files import MAX_BYTES, atomic_write, check_fits, reading
+from ..files import MAX_BYTES, atomic_write, check_fits, reading, told_as
 from ..model.flows import InverseAutoregressive
 from ..model.layers import Sequential
 from ..model.optimizers import Optimizer
@@ -244,18 +244,12 @@ def read(path, max_bytes=MAX_BYTES):
     Raises MiniVAEError where the file is missing, damaged, no checkpoint, of a newer minivae, or too large.
     """
     check_path("load: path", path)
-    with reading(path) as file:
+    # Whatever damage makes the readers raise; what the system raises, `reading` tells.
+    with told_as(f"{path} is no checkpoint of minivae, or truncated"), reading(path) as file:
         is_zip = file.peek(len(ZIP_MAGIC)).startswith(ZIP_MAGIC)
         if not is_zip:  # nothing in it is compressed
             check_fits(path, os.fstat(file.fileno()).st_size, max_bytes)
-    try:
         arrays, text = (_read_npz if is_zip else _read_safetensors)(path, max_bytes)
-    except MiniVAEError:
-        raise
-    except OSError as error:
-        raise MiniVAEError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # whatever the damage makes the readers raise
-        raise MiniVAEError(f"{path} is no checkpoint of minivae, or truncated: {error}") from error
     if text is None:
         raise MiniVAEError(f"{path} is no checkpoint of minivae: it has no record of a model")
     record = _parse(path, text)
