@@ -15,13 +15,13 @@ MAX_BYTES = 1 << 30  # of memory that what one reads may take; 2 MB of gzip can 
 
 
 @contextmanager
-def told_as(what, kind=Exception):
-    """What is raised in the block, of some kind or kinds, comes out as a MiniVAEError that says what failed, and why."""
+def told_as(what, kinds=Exception):
+    """What the block raises, of some kind or kinds, comes out as a MiniVAEError that says what failed, and why."""
     try:
         yield
     except MiniVAEError:
         raise
-    except kind as error:
+    except kinds as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
         raise MiniVAEError(f"{what}: {reason}") from error
 
