@@ -93,7 +93,7 @@ def _open(path, max_bytes):
     """The picture in a file, upright and opaque."""
     from PIL import Image, ImageOps
 
-    with told_as(f"cannot read the image {path}"), reading(path) as stream:  # a damaged one may raise nearly any kind
+    with reading(path) as stream, told_as(f"cannot read the image {path}"):  # a damaged one may raise nearly any kind
         try:
             with Image.open(stream, formats=FORMATS) as file:
                 check_fits(path, file.width * file.height * PIXEL_BYTES, max_bytes)
