@@ -306,13 +306,8 @@ def check_regulariser(backend, regulariser, L=2, B=4, D=3):
     """The penalty of a regulariser as a function of z and of the encoder's statistics."""
     rng = generator(10)
     stats = _off_kinks(rng, B, 2 * D)
-
-    def call(params, a):
-        penalty, backward = regulariser.penalty(a["z"], a["stats"])
-        return (penalty,), lambda dpenalty: (dict(zip(("z", "stats"), backward(dpenalty), strict=True)), {})
-
     z = stats[:, :D] + 0.5 * rng.standard_normal((L, B, D))
-    return check_part(backend, regulariser, call, z=z, stats=stats)
+    return check_function(backend, regulariser.penalty, z=z, stats=stats)
 
 
 def check_likelihood(backend, likelihood, x, L=3):
@@ -335,12 +330,11 @@ def check_bound(backend, bound, kl_shape, L=3, B=4):
     """The loss of a bound as a function of log p(x given z) and the KL."""
     rng = generator(4)
 
-    def function(a):
-        (loss, _, _), backward = bound(a["log_px"], a["kl"], a["beta"])
-        return (loss,), lambda cotangents: dict(zip(("log_px", "kl"), backward(*cotangents), strict=True))
+    def function(log_px, kl):
+        (loss, _, _), backward = bound(log_px, kl, np.full(1, 0.7))
+        return loss, backward
 
-    arrays = {"log_px": rng.standard_normal((L, B)), "kl": rng.standard_normal(kl_shape)}
-    return compare(backend, function, arrays, {"beta": np.full(1, 0.7)})
+    return check_function(backend, function, log_px=rng.standard_normal((L, B)), kl=rng.standard_normal(kl_shape))
 
 
 def check_whole(backend, L, limit=None, make=VAE, x=None, **parts):
