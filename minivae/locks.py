@@ -65,16 +65,13 @@ def locked(path, what):
     try:
         with suppress(OSError):  # a full disk: then nobody can be told who holds it
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(_this_process()).encode())
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            os.write(descriptor, json.dumps(holder).encode())
         yield
     finally:
         with suppress(OSError):
             os.unlink(path)  # while it is held: who has opened it meanwhile sees in `_take` that it has gone
         os.close(descriptor)
-
-
-def _this_process():
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
 
 
 def _take(path):
