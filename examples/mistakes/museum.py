@@ -1,4 +1,4 @@
-"""Mistakes that tutorials, libraries and papers make, each as lines of minivae changed, and the test that catches it.
+"""Mistakes, nearly all found in tutorials and libraries, each as lines of minivae changed, and the test that sees it.
 
     python examples/mistakes/museum.py                what each amounts to
     python examples/mistakes/museum.py --measure      trains with each on the bundled digits: measured.json, figures
