@@ -64,7 +64,7 @@ class _Convolution(Layer):
         self.n_in, self.n_out = integer(f"{name}: n_in", n_in), integer(f"{name}: n_out", n_out)
         self.kernel, self.stride = integer(f"{name}: kernel", kernel), integer(f"{name}: stride", stride)
         same = isinstance(padding, str) and padding == "same"
-        if not same and not (is_integer(padding) and padding >= 0):
+        if not same and not (is_integer(padding) and int(padding) >= 0):
             raise MiniVAEError(f'{name}: padding should be an integer of at least 0 or "same", got {shown(padding)}')
         if stride > kernel:
             raise MiniVAEError(
