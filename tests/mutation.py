@@ -43,7 +43,7 @@ sys.path.insert(0, str(TESTS.parent))
 MATHEMATICS = (
     *(f"model.{name}" for name in "posteriors gaussian likelihoods flows bounds conv layers optimizers".split()),
     *("model.more_layers", "model.parameters", "model.binarization", "model.labels", "model.vae"),
-    *("model.inference", "engine.convolution"),
+    *("model.inference", "engine.convolution", "randomness"),
     *(f"training.{name}" for name in "step noise state fit callbacks schedules nonfinite".split()),
 )
 DATA = (*(f"data.{name}" for name in "idx npz csv images own streams locate datasets".split()), "npy")
