@@ -282,7 +282,8 @@ MISTAKES = [
         f"{thread('Lightning-Universe/lightning-bolts', 177)}; asked in {thread('clementchadebec/benchmark_VAE', 36)} "
         f"(pythae); a negative loss from it in {thread('milesial/Pytorch-UNet', 65)}, no VAE",
         "model.likelihoods:Bernoulli.check",
-        (("if low < 0 or high > 1:", "if False:"),), "x l - log(1 + exp(l)) with x > 1: no maximum",
+        (('check_unit("a Bernoulli likelihood expects values", x, cure)', "pass"),),
+        "x l - log(1 + exp(l)) with x > 1: no maximum",
         "A loss far below 0 that falls without end. Without the mistake minivae refuses such data.",
         "tests/training/test_bad_input.py::test_bad_x", setting="standardized",
     ),
