@@ -27,6 +27,7 @@ import linecache
 import math
 import os
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -45,10 +46,10 @@ class Untraceable(MiniVAEError):
 
 
 class Line:
-    """Where in the source an operation stands."""
+    """Where in the source an operation stands, the one that runs or that of a frame."""
 
-    def __init__(self):
-        frame = sys._getframe(1)
+    def __init__(self, frame=None):
+        frame = frame or sys._getframe(1)
         while frame.f_code.co_filename.startswith((HERE, NUMPY)):
             frame = frame.f_back
         self.file, self.number, self.function = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
@@ -61,10 +62,17 @@ class Line:
         return f"{os.path.basename(self.file)}:{self.number}"
 
 
+refused = threading.local()  # `why`: what `refuse` said last in this thread, also where the step has an `except` for it
+
+
 def refuse(why):
     """Raise Untraceable, naming the line of the step that is running."""
-    line = Line()
-    raise Untraceable(f"{line}: {line.text or line.function}: {why}")
+    refused.why = _at(Line(), why)
+    raise Untraceable(refused.why)
+
+
+def _at(line, why):
+    return f"{line}: {line.text or line.function}: {why}"
 
 
 class Value(NDArrayOperatorsMixin):
@@ -231,7 +239,14 @@ class Trace:
 
     def run(self, function):
         """Note what a function of the inputs does; it returns new values for some of them, by name."""
-        results = function(dict(self.inputs))
+        refused.why = None
+        try:
+            results = function(dict(self.inputs))
+        except Exception as error:  # of what takes arrays only; a mistake shows again in the eager run
+            why = f"{type(error).__name__}: {error}"
+            refused.why = refused.why or _at(Line(inspect.trace(0)[-1].frame), why)
+        if refused.why:
+            raise Untraceable(refused.why)
         if not isinstance(results, dict) or not results.keys() <= self.inputs.keys():
             raise Untraceable(f"a step should return new values for some of {', '.join(self.inputs)}, got {results!r}")
         for name, value in results.items():

@@ -200,6 +200,20 @@ class Counted:
         return a["x"] * (1 - 0.5**self.t)
 
 
+def swallow(a):
+    try:
+        scale = 2 if (a["x"] > 0).any() else 1
+    except ValueError:
+        scale = 3
+    return a["x"] * scale
+
+
+def take_arrays_only(a):
+    if not isinstance(a["x"], np.ndarray):
+        raise TypeError("arrays only")
+    return a["x"] * 2
+
+
 TABLE = np.arange(12, dtype="float32").reshape(4, 3)
 
 
@@ -233,6 +247,10 @@ UNTRACEABLE = {
     "if": (lambda a: a["x"] * (2 if (a["x"] > 0).any() else 1), "look at values"),
     "if of an array": (lambda a: a["x"] * (2 if a["s"] > 0 else 1), "look at values"),
     "float": (lambda a: a["x"] * a["s"].item(), "look at values"),
+    "except": (swallow, "look at values"),
+    "isinstance": (take_arrays_only, "TypeError: arrays only"),
+    "function of arrays": (lambda a: np.ndarray.copy(a["x"]), "TypeError: descriptor 'copy'"),
+    "argument of a method": (lambda a: a["x"].ravel("F").reshape(4, 3), "TypeError: .*positional arg"),
     "flat join": (lambda a: np.concatenate([a["x"], a["x"]], axis=None)[:12].reshape(4, 3), "joins along an axis"),
     "asarray": (lambda a: np.asarray(a["x"]) * 2, "look at values"),
     "array of values": (lambda a: np.array([a["x"][0], *a["x"][1:4].tolist()]), "look at values"),
@@ -381,7 +399,7 @@ def test_what_numpy_itself_does_not_do(step, message):
 
 def test_an_error_of_a_step_is_its_own():
     with pytest.raises(ZeroDivisionError):
-        get_backend("numpy").compile(lambda a: {"y": 1 / 0}, {"y": x(3)})
+        get_backend("numpy").compile(lambda a: {"y": 1 / 0}, {"y": x(3)})()
 
 
 # ------------------------------------------------------------------------------------- what can be traced
