@@ -137,8 +137,6 @@ class Value(NDArrayOperatorsMixin):
         return self.trace.view(self, lambda array: array.transpose(*axes))
 
     def __getitem__(self, key):
-        if isinstance(key, Value):
-            return rows(self, key)
         parts = key if isinstance(key, tuple) else (key,)
         known = (int, np.integer, slice, type(None), type(Ellipsis))
         if not all(isinstance(part, known) and not isinstance(part, bool) for part in parts):
