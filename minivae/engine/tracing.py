@@ -38,6 +38,10 @@ from ..errors import MiniVAEError
 
 START = {np.add: 0.0, np.maximum: -math.inf, np.minimum: math.inf}  # of what the kind reduce adds up or compares
 FEW_VALUES = 64  # so many may have a wider dtype than the model's: Adam's powers, the sums of losses
+FOREIGN = (
+    "this value comes from the trace of another step: a part that keeps arrays from one step to the next needs "
+    "vae.backend.compiled = False"
+)
 HERE, NUMPY = (os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in (__file__, np.__file__))
 
 
@@ -100,7 +104,7 @@ class Value(NDArrayOperatorsMixin):
 
     @property
     def trace(self):
-        return self._trace() or refuse("this value comes from the trace of another step")
+        return self._trace() or refuse(FOREIGN)
 
     shape = property(lambda self: self.ghost.shape)
     dtype = property(lambda self: self.ghost.dtype)
@@ -285,7 +289,7 @@ class Trace:
         """Anything that may be an operand as a value; a plain number in this dtype."""
         if isinstance(x, Value):
             if x.trace is not self:
-                refuse("this value comes from the trace of another step")
+                refuse(FOREIGN)
             return x
         if isinstance(x, np.ndarray):
             for name, array in self.arrays.items():

@@ -383,9 +383,29 @@ def test_values_of_two_traces_do_not_mix():
         trace(lambda a: {"y": a["x"] + kept[0]}, {"x": x(3), "y": x(3)})
 
 
+def test_a_part_that_keeps_arrays_learns_how_it_may():
+    def running_mean():
+        kept = [np.zeros(3, "float32")]
+
+        def step(a):
+            kept[0] = 0.5 * kept[0] + 0.5 * np.mean(a["x"], axis=0)
+            return {"y": a["x"] - kept[0]}
+
+        return step
+
+    arrays = {"x": np.ones((4, 3), "float32"), "y": np.zeros((4, 3), "float32")}
+    with pytest.raises(mv.MiniVAEError, match="needs vae.backend.compiled = False"):
+        get_backend("numpy").compile(running_mean(), arrays)()
+    run = NumpyBackend(compiled=False).compile(running_mean(), arrays)
+    for left in 0.5, 0.25:
+        run()
+        assert (arrays["y"] == left).all()
+
+
 @pytest.mark.parametrize(
     "step, message",
     [
+        (lambda a: rows(a["x"], a["x"]), "takes integers as index, got float32"),
         (lambda a: ~a["x"], "np.invert does not take float32"),
         (lambda a: a["x"] + a["x"][:3], "do not fit together"),
         (lambda a: np.concatenate([a["x"], a["x"][:, :2]]), "do not fit together along axis 0"),
