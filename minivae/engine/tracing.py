@@ -244,6 +244,8 @@ class Trace:
         refused.why = None
         try:
             results = function(dict(self.inputs))
+        except MiniVAEError:
+            raise
         except Exception as error:  # of what takes arrays only; a mistake shows again in the eager run
             why = f"{type(error).__name__}: {error}"
             refused.why = refused.why or _at(Line(inspect.trace(0)[-1].frame), why)
