@@ -38,6 +38,8 @@ def train(arguments, backend, dataset):
         checkpoint=mv.Checkpoint(arguments.out / CHECKPOINT, arguments.resume),
         callbacks=[keep, mv.EpochPrinter()],
     )
+    if missed := [epoch for epoch, path in paths.items() if not path.exists()]:
+        raise mv.MiniVAEError(f"the training in {arguments.out} went past epoch {missed[0]}: train without --resume")
     return {epoch: mv.load(path, "numpy") for epoch, path in paths.items()}
 
 

@@ -37,6 +37,7 @@ def same(what, answer, expected, tolerance=1e-6):
 
 def parts(what, answer, n):
     """The n things that a function should return."""
+    assert answer is not None, f"{what}: there is no answer yet"
     assert isinstance(answer, tuple) and len(answer) == n, f"{what}: should return {n} things"
     return answer
 

@@ -1,4 +1,4 @@
-"""Mistakes that tutorials, libraries and papers make, each as lines of minivae changed, and the test that catches it.
+"""Mistakes, nearly all found in tutorials and libraries, each as lines of minivae changed, and the test that sees it.
 
     python examples/mistakes/museum.py                what each amounts to
     python examples/mistakes/museum.py --measure      trains with each on the bundled digits: measured.json, figures
@@ -263,7 +263,7 @@ MISTAKES = [
         "model.likelihoods:bernoulli_log_prob",
         (("np.sum(np.log1p(np.abs(t)) - np.maximum(logits, 0) + x * logits, axis=-1) - LOG_2 * x.shape[-1]",
           "np.sum(x * np.log(0.5 + 0.5 * t) + (1 - x) * np.log(0.5 - 0.5 * t), axis=-1)"),),
-        "x log p + (1 - x) log(1 - p), p rounded: log 0 from l = 17 on in float32",
+        "x log p + (1 - x) log(1 - p), p rounded: log 0 in float32 for l near 20 and above",
         "Nothing, until a logit is large: then infinity and NaN.",
         NUMERICS + "test_bernoulli_agrees_with_higher_precision_for_all_logits", setting="fast",
     ),

@@ -587,7 +587,7 @@ def _since_lowest(vae, history):
 
 
 def _convergence(vae, report, baseline, scores, history):
-    """How far the loss would fall, going on like this, in half as many epochs as were trained."""
+    """How far the loss would fall, going on like this, in a third as many epochs as were trained."""
     from scipy import stats
 
     if not history:

@@ -65,9 +65,8 @@ def test_a_part_that_looks_at_values_gives_one_message_and_trains_as_well(tmp_pa
     assert guarded.returncode == plain.returncode == 0, guarded.stderr + plain.stderr
     assert plain.stderr == ""
     (message,) = guarded.stderr.splitlines()
-    number = (tmp_path / "extending.py").read_text().splitlines().index(guard.splitlines()[0]) + 1
     shown = re.search(r"^    (minivae: this step .*\n    .*)$", PAGE, re.M)[1]
-    assert " ".join(message.split()) == re.sub(r"py:\d+", f"py:{number}", " ".join(shown.split()))
+    assert " ".join(message.split()) == " ".join(shown.split())
     np.testing.assert_array_equal(np.load(tmp_path / "guarded.npy"), np.load(tmp_path / "plain.npy"))
 
 

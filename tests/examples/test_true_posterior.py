@@ -109,3 +109,5 @@ def test_it_runs(tmp_path):
         np.testing.assert_allclose(parts, values["gap"], atol=1e-9)
         assert min(values["approximation"]) > -0.01
     assert (tmp_path / "true_posterior.png").stat().st_size > 10_000
+    brief[brief.index("--epochs") + 1] = 5
+    assert "went past epoch 5: train without" in run("true_posterior.py", *brief, "--resume", status=2).stderr
