@@ -132,7 +132,7 @@ def gradcheck(
     """Check the gradients of a whole VAE's loss on a batch; returns a Result.
 
     vae   : a VAE with dtype="float64"; its parameters come back unchanged
-    x     : (B, X), a small batch
+    x     : (B, X), a small batch; not of zeros, which hold the ReLUs of a fresh model at their kink: no difference fits
     eps   : noise (L, B, D) or (B, D); None draws one sample for each example
     limit : how many entries of each parameter to check, at random; None checks all
     y     : the labels (B,), for a model with n_classes

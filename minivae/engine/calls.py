@@ -33,9 +33,13 @@ class Calls:
 
 
 def _loop(group):
-    """Those values of a group that run piece by piece."""
+    """Those values of a group that run piece by piece.
+
+    What reads backwards does not: by how many rows there are NumPy chooses its loops, with other last bits, for that.
+    """
     loop = elementwise_of(group)
-    return loop if len(loop) > 1 and loop[0].size > PIECE else []
+    backwards = any(step < 0 for value in loop for source in value.inputs for step in source.ghost.strides)
+    return loop if len(loop) > 1 and loop[0].size > PIECE and not backwards else []
 
 
 def _calls(plan, group):

@@ -27,6 +27,7 @@ import linecache
 import math
 import os
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -37,6 +38,10 @@ from ..errors import MiniVAEError
 
 START = {np.add: 0.0, np.maximum: -math.inf, np.minimum: math.inf}  # of what the kind reduce adds up or compares
 FEW_VALUES = 64  # so many may have a wider dtype than the model's: Adam's powers, the sums of losses
+FOREIGN = (
+    "this value comes from the trace of another step: a part that keeps arrays from one step to the next needs "
+    "vae.backend.compiled = False"
+)
 HERE, NUMPY = (os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in (__file__, np.__file__))
 
 
@@ -45,10 +50,10 @@ class Untraceable(MiniVAEError):
 
 
 class Line:
-    """Where in the source an operation stands."""
+    """Where in the source an operation stands, the one that runs or that of a frame."""
 
-    def __init__(self):
-        frame = sys._getframe(1)
+    def __init__(self, frame=None):
+        frame = frame or sys._getframe(1)
         while frame.f_code.co_filename.startswith((HERE, NUMPY)):
             frame = frame.f_back
         self.file, self.number, self.function = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
@@ -61,10 +66,17 @@ class Line:
         return f"{os.path.basename(self.file)}:{self.number}"
 
 
+refused = threading.local()  # `why`: what `refuse` said last in this thread, also where the step has an `except` for it
+
+
 def refuse(why):
     """Raise Untraceable, naming the line of the step that is running."""
-    line = Line()
-    raise Untraceable(f"{line}: {line.text or line.function}: {why}")
+    refused.why = _at(Line(), why)
+    raise Untraceable(refused.why)
+
+
+def _at(line, why):
+    return f"{line}: {line.text or line.function}: {why}"
 
 
 class Value(NDArrayOperatorsMixin):
@@ -92,7 +104,7 @@ class Value(NDArrayOperatorsMixin):
 
     @property
     def trace(self):
-        return self._trace() or refuse("this value comes from the trace of another step")
+        return self._trace() or refuse(FOREIGN)
 
     shape = property(lambda self: self.ghost.shape)
     dtype = property(lambda self: self.ghost.dtype)
@@ -129,8 +141,6 @@ class Value(NDArrayOperatorsMixin):
         return self.trace.view(self, lambda array: array.transpose(*axes))
 
     def __getitem__(self, key):
-        if isinstance(key, Value):
-            return rows(self, key)
         parts = key if isinstance(key, tuple) else (key,)
         known = (int, np.integer, slice, type(None), type(Ellipsis))
         if not all(isinstance(part, known) and not isinstance(part, bool) for part in parts):
@@ -231,7 +241,16 @@ class Trace:
 
     def run(self, function):
         """Note what a function of the inputs does; it returns new values for some of them, by name."""
-        results = function(dict(self.inputs))
+        refused.why = None
+        try:
+            results = function(dict(self.inputs))
+        except MiniVAEError:
+            raise
+        except Exception as error:  # of what takes arrays only; a mistake shows again in the eager run
+            why = f"{type(error).__name__}: {error}"
+            refused.why = refused.why or _at(Line(inspect.trace(0)[-1].frame), why)
+        if refused.why:
+            raise Untraceable(refused.why)
         if not isinstance(results, dict) or not results.keys() <= self.inputs.keys():
             raise Untraceable(f"a step should return new values for some of {', '.join(self.inputs)}, got {results!r}")
         for name, value in results.items():
@@ -272,7 +291,7 @@ class Trace:
         """Anything that may be an operand as a value; a plain number in this dtype."""
         if isinstance(x, Value):
             if x.trace is not self:
-                refuse("this value comes from the trace of another step")
+                refuse(FOREIGN)
             return x
         if isinstance(x, np.ndarray):
             for name, array in self.arrays.items():

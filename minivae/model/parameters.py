@@ -14,15 +14,23 @@ from ..randomness import INITIALISATION, generator
 
 
 class Parameters(Mapping):
-    """A mapping from names such as "encoder.0.W" to views into one flat array, `flat`.
+    """A mapping from names such as "encoder.0.W" to views into one flat array, `flat`, which takes new values in place.
 
     shapes : dict of name -> shape; the views lie in `flat` in this order, without gaps.
     """
 
     def __init__(self, backend, shapes, dtype):
         self.backend, self.dtype, self.shapes = backend, np.dtype(dtype), dict(shapes)
-        self.flat = backend.zeros((sum(map(math.prod, self.shapes.values())),), self.dtype)
+        self._flat = backend.zeros((sum(map(math.prod, self.shapes.values())),), self.dtype)
         self._views = self.named(self.flat)
+
+    @property
+    def flat(self):
+        return self._flat
+
+    @flat.setter
+    def flat(self, values):
+        self._flat[...] = values
 
     def named(self, flat):
         """The views into any array of the same length as `flat`, by name."""

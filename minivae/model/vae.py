@@ -263,6 +263,10 @@ class VAE(Inference):
             stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
             _, own_backward = self.posterior.own_loss(within(params, "posterior"), stats, eps)
             grads |= joined({"posterior": own_backward(dloss)})
+        for name, values in self.parameters.items():
+            given = getattr(grads[name], "shape", ()) if name in grads else "none"
+            if given != values.shape:
+                raise MiniVAEError(f"a backward pass should give the gradient of {name!r}, {values.shape}, got {given}")
         return np.stack(losses), np.concatenate([grads[name].reshape(-1) for name in self.parameters])
 
     def lack(self, params, x, y=None):

@@ -609,6 +609,18 @@ def test_a_step_allocates_no_array(name):
     assert peak < batch_size * np.dtype(np.float32).itemsize
 
 
+@pytest.mark.parametrize("n_rows", [3, 4, 5, 67])
+def test_what_reads_backwards_runs_whole(n_rows, monkeypatch):
+    """NumPy (2.4, with AVX-512) computes a few rows by other loops than many."""
+    monkeypatch.setattr(calls, "PIECE", 80)
+    x = np.random.default_rng(0).standard_normal((n_rows, 33)).astype("float32")
+    arrays = {"x": x, "y": np.zeros_like(x)}
+    step = lambda a: {"y": np.expm1(a["x"][:, ::-1]) + np.arctan2(a["x"][:, ::-1], a["x"][::-1])}  # noqa: E731
+    expected = step(arrays)["y"]
+    get_backend("numpy").compile(step, arrays)()
+    np.testing.assert_array_equal(arrays["y"], expected)
+
+
 def test_a_group_runs_piece_by_piece_with_the_same_results():
     """Uneven pieces, rows longer than a piece, and values of several dtypes."""
     rng = np.random.default_rng(0)

@@ -144,6 +144,40 @@ def test_an_activation_at_the_end_is_told(parts, message):
     assert [each.filename for each in warned] == [__file__]
 
 
+class Scaled(mv.Layer):
+    """y = a x, with whatever it was given for the gradient of a."""
+
+    def __init__(self, grads):
+        self.grads = grads
+
+    def shapes(self):
+        return {"a": [3, 4]}
+
+    def initial(self, rng):
+        return {"a": np.ones((3, 4))}
+
+    def forward(self, params, x):
+        return x * params["a"].reshape(-1)[:1], lambda dy: (dy, self.grads)
+
+
+@pytest.mark.parametrize(
+    "grads, got",
+    [({}, "none"), ({"a": np.ones((4, 3))}, r"\(4, 3\)"), ({"a": np.ones(5)}, r"\(5,\)"), ({"a": 1.0}, r"\(\)")],
+)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_gradient_that_a_layer_of_ones_own_lacks_or_that_has_another_shape(grads, got, compiled, capsys):
+    model = mv.VAE([mv.Dense(6, 4), Scaled(grads)], [mv.Dense(2, 6)])
+    model.backend.compiled = compiled
+    message = rf"should give the gradient of 'encoder.1.a', \(3, 4\), got {got}"
+    with pytest.raises(mv.MiniVAEError, match=message):
+        model.loss_and_gradients(GOOD)
+    with pytest.raises(mv.MiniVAEError, match=message):
+        mv.fit(model, GOOD, epochs=1, progress=False)
+    assert not capsys.readouterr().err
+    right = mv.VAE([mv.Dense(6, 4), Scaled({"a": np.ones((3, 4), "float32")})], [mv.Dense(2, 6)])
+    mv.fit(right, GOOD, epochs=1, progress=False)
+
+
 def test_an_activation_at_the_end_that_belongs_there_is_not():
     class Scaled(mv.Tanh):
         def forward(self, params, x):

@@ -224,6 +224,15 @@ def test_views_lie_in_the_flat_array_in_order(backend):
     assert list(vae.parameters)[:2] == ["encoder.0.W", "encoder.0.b"]
 
 
+def test_new_values_for_the_flat_array_are_those_of_the_views(backend):
+    vae = small_vae(backend)
+    view = vae.parameters["decoder.2.b"]
+    vae.parameters.flat = vae.parameters.flat * 0 + 7
+    assert (backend.to_host(view) == 7).all()
+    vae.parameters.flat -= 2
+    assert (backend.to_host(vae.parameters["decoder.2.b"]) == 5).all()
+
+
 def test_views_stay_what_they_are_in_training(backend):
     """Training writes into the parameters' own array, so a view that somebody holds sees the new weights."""
     vae = small_vae(backend)
