@@ -10,13 +10,14 @@ import math
 
 import numpy as np
 
-from ..arguments import at_least, check_unit, flag, integer, positive
+from ..arguments import at_least, check_unit, flag, integer
 from ..errors import MiniVAEError
 from .gaussian import LOG_2PI, LOG_VAR_MAX, hold
 from .layers import sigmoid
 from .parameters import Part
 
 LOG_2 = math.log(2)
+STD = 1e-15, 1e15  # within which float32 can hold a standard deviation's square and its inverse
 
 
 def bernoulli_log_prob(x, logits):
@@ -174,7 +175,7 @@ class Gaussian(Likelihood):
     """
 
     def __init__(self, std: float = 1.0, constants: bool = True) -> None:
-        self.std, self.constants = positive("Gaussian: std", std), flag("Gaussian: constants", constants)
+        self.std, self.constants = at_least("Gaussian: std", std, *STD), flag("Gaussian: constants", constants)
 
     def log_prob(self, params, x, mean):
         log_px, log_prob_backward = gaussian_log_prob(x, mean, self.std, self.constants)
@@ -196,7 +197,7 @@ class LearnedVariance(Likelihood):
     """
 
     def __init__(self, min_std: float = 1e-3) -> None:
-        self.min_std = positive(f"{type(self).__name__}: min_std", min_std)
+        self.min_std = at_least(f"{type(self).__name__}: min_std", min_std, *STD)
 
     def _log_prob(self, x, mean, raw_log_var):
         """log_px, and the way back: dlog_px -> dmean, dlog_var."""
@@ -226,7 +227,7 @@ class SharedVarianceGaussian(LearnedVariance):
 
     def __init__(self, std: float = 1.0, min_std: float = 1e-3) -> None:
         super().__init__(min_std)
-        self.std = at_least("SharedVarianceGaussian: std, which is held above min_std,", std, self.min_std)
+        self.std = at_least("SharedVarianceGaussian: std, which is held above min_std,", std, self.min_std, STD[1])
 
     def shapes(self):
         return {"log_var": (1,)}

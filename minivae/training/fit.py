@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import array, at_least, flag, integer, one_of
+from ..arguments import array, at_least, flag, integer, number, one_of
 from ..arguments import path as check_path
 from ..arguments import seed as check_seed
 from ..errors import Interrupted, MiniVAEError, named, shown
@@ -179,7 +179,7 @@ def fit(
                 binarize=PROTOCOLS[protocol],
                 clip_norm=optimizer.limit if isinstance(optimizer, ClipNorm) else None,
                 optimizer=optimizer.optimizer if isinstance(optimizer, ClipNorm) else optimizer,
-                validation_split=validation if isinstance(validation, float) else None,
+                validation_split=None if math.isnan(share := number(validation)) else share,
             )
         dynamic = protocol == "dynamic"
         training = Training(
@@ -347,7 +347,7 @@ def _validation_data(vae, x_train, y_train, validation, seed, ranks):
     n = len(x_train)
     if validation is None:
         return np.arange(n), None, None
-    if not isinstance(validation, float):
+    if math.isnan(number(validation)):
         shape = () if isinstance(validation, tuple) else array("fit: validation", validation).shape
         if shape[:1] == (n,) and math.prod(shape) != n * vae.input_dim:
             raise MiniVAEError(

@@ -173,10 +173,15 @@ def test_a_vae_trains_with_it(likelihood, backend):
     [
         (
             lambda: mv.SharedVarianceGaussian(0),
-            "std, .* above min_std, should be a finite number of at least 0.001, got 0",
+            "std, .* above min_std, should be a finite number of at least 0.001 and below 1e.15, got 0",
         ),
-        (lambda: mv.SharedVarianceGaussian(1e-4), "std, .* should be a finite number of at least 0.001, got 0.0001"),
-        (lambda: mv.PredictedVarianceGaussian(min_std=-1), "min_std should be a positive number, got -1"),
+        (lambda: mv.SharedVarianceGaussian(1e-4), "std, .* of at least 0.001 and below 1e.15, got 0.0001"),
+        (
+            lambda: mv.PredictedVarianceGaussian(min_std=-1),
+            "min_std should be a finite number of at least 1e-15 .*, got -1",
+        ),
+        (lambda: mv.Gaussian(1e-200), "std should be a finite number of at least 1e-15 and below 1e.15, got 1e-200"),
+        (lambda: mv.Gaussian(1e200), "std should be a finite number of at least 1e-15 and below 1e.15, got 1e.200"),
         (lambda: mv.Categorical(1), "levels should be an integer of at least 2, got 1"),
         (
             lambda: mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)], likelihood=mv.PredictedVarianceGaussian()),
