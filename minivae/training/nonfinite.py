@@ -11,7 +11,7 @@ from ..engine.interpreter import interpret
 from ..engine.tracing import Untraceable, trace
 from ..errors import MiniVAEError
 from ..parallel import ALONE
-from ..views.explain import parameter_of
+from .step import parameter_of
 
 LARGE = 20  # values of x, for weights that begin at the size that suits values of about 1
 

@@ -111,3 +111,16 @@ class Step:
     def run(self):
         for call in self.calls:
             call()
+
+
+def parameter_of(vae, value):
+    """The name of the tensor that a value is, among the model's parameters; None for any other value."""
+    if value.base.kind != "input" or value.base.settings != "parameters":
+        return None
+    tensors = {_place(view): name for name, view in vae.parameters.named(value.base.ghost).items()}
+    return tensors.get(_place(value.ghost))
+
+
+def _place(array):
+    """Where an array begins in memory, and how many values it has."""
+    return array.__array_interface__["data"][0], array.size

@@ -16,6 +16,7 @@ import numpy as np
 from ..engine.calls import Calls
 from ..engine.tracing import CAST, COPY
 from ..errors import MiniVAEError
+from ..training.step import parameter_of
 
 WIDEST, COLUMNS = 120, 54  # of a line; and what the columns behind an operation take of it
 SECONDS, MOST_RUNS = 3.0, 50  # for the measurements: runs of the step until the one or the other is reached
@@ -138,19 +139,6 @@ def _operand(vae, value):
     if base.kind == "constant":
         return f"{base.ghost.item():.4g}" if base.size == 1 else f"constant {_shape(base)}"
     return f"%{base.number}"
-
-
-def parameter_of(vae, value):
-    """The name of the tensor that a value is, among the model's parameters; None for any other value."""
-    if value.base.kind != "input" or value.base.settings != "parameters":
-        return None
-    tensors = {_place(view): name for name, view in vae.parameters.named(value.base.ghost).items()}
-    return tensors.get(_place(value.ghost))
-
-
-def _place(array):
-    """Where an array begins in memory, and how many values it has."""
-    return array.__array_interface__["data"][0], array.size
 
 
 # --------------------------------------------------------------------------------------------- measurements

@@ -28,7 +28,8 @@ from ..model.layers import Sequential
 from ..model.optimizers import Optimizer, RMSprop
 from ..model.parameters import within
 from ..model.vae import check_vae
-from .explain import name_of, parameter_of
+from ..training.step import parameter_of
+from .explain import name_of
 from .explore import MOST_WEIGHTS, filled
 from .plots import image_shape_of
 
