@@ -324,7 +324,10 @@ def filled_only():
         (lambda: mv.Observed([(mv.Gaussian(), 0)]), "number of columns should be an integer of at least 1"),
         (lambda: mv.Observed([(mv.Observed([(mv.Gaussian(), 1)]), 1)]), "a likelihood of single values"),
         (lambda: mv.ZeroFilled([("gaussian", 2)]), "ZeroFilled: expected a likelihood"),
-        (lambda: mv.ZeroFilled([(mv.Gaussian(), 2)]).output_shape((3,)), r"ZeroFilled expects \(B, 2\), got \(B, 3\)"),
+        (
+            lambda: mv.ZeroFilled([(mv.Gaussian(), 2)]).forward({}, np.ones((2, 3))),
+            r"ZeroFilled expects \(B, 2\), got \(B, 3\)",
+        ),
         (
             lambda: mv.mlp(4, likelihood=mv.Observed([(mv.Gaussian(), 3)])),
             "its columns are 3 in all, but the encoder takes 4",
