@@ -179,7 +179,7 @@ def fit(
                 binarize=PROTOCOLS[protocol],
                 clip_norm=optimizer.limit if isinstance(optimizer, ClipNorm) else None,
                 optimizer=optimizer.optimizer if isinstance(optimizer, ClipNorm) else optimizer,
-                validation_split=None if math.isnan(share := number(validation)) else share,
+                validation_split=number(validation) if np.isscalar(validation) else None,
             )
         dynamic = protocol == "dynamic"
         training = Training(
@@ -347,7 +347,7 @@ def _validation_data(vae, x_train, y_train, validation, seed, ranks):
     n = len(x_train)
     if validation is None:
         return np.arange(n), None, None
-    if math.isnan(number(validation)):
+    if not np.isscalar(validation):
         shape = () if isinstance(validation, tuple) else array("fit: validation", validation).shape
         if shape[:1] == (n,) and math.prod(shape) != n * vae.input_dim:
             raise MiniVAEError(

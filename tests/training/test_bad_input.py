@@ -239,6 +239,7 @@ def test_bad_eps(shape):
         ),
         ({"checkpoint": b"x"}, "Checkpoint: path should be a path, as text or a pathlib.Path, got b'x'"),
         ({"checkpoint": "a\0b"}, "Checkpoint: path holds the character NUL"),
+        ({"validation": "x"}, r"validation=.x. should be a share that leaves some of the 10 examples"),
         ({"validation": 1}, r"validation=1 should be a share that leaves some of the 10 examples"),
         (
             {"validation": np.float32(0.01)},
