@@ -69,14 +69,11 @@ class Line:
 refused = threading.local()  # `why`: what `refuse` said last in this thread, also where the step has an `except` for it
 
 
-def refuse(why):
-    """Raise Untraceable, naming the line of the step that is running."""
-    refused.why = _at(Line(), why)
+def refuse(why, frame=None):
+    """Raise Untraceable, naming the line of the step that is running, or that of a frame."""
+    line = Line(frame)
+    refused.why = f"{line}: {line.text or line.function}: {why}"
     raise Untraceable(refused.why)
-
-
-def _at(line, why):
-    return f"{line}: {line.text or line.function}: {why}"
 
 
 class Value(NDArrayOperatorsMixin):
@@ -247,8 +244,7 @@ class Trace:
         except MiniVAEError:
             raise
         except Exception as error:  # of what takes arrays only; a mistake shows again in the eager run
-            why = f"{type(error).__name__}: {error}"
-            refused.why = refused.why or _at(Line(inspect.trace(0)[-1].frame), why)
+            refuse(f"{type(error).__name__}: {error}", inspect.trace(0)[-1].frame)
         if refused.why:
             raise Untraceable(refused.why)
         if not isinstance(results, dict) or not results.keys() <= self.inputs.keys():

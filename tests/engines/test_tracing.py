@@ -418,6 +418,13 @@ def test_what_numpy_itself_does_not_do(step, message):
         step({"x": x(4, 3)})
 
 
+def test_a_step_without_source_is_named_by_its_function():
+    scope = {}
+    exec("def look(a):\n    return {'y': a['x'] if a['x'].any() else a['x']}", scope)
+    with pytest.raises(Untraceable, match="<string>:2: look: a traced step cannot look at values"):
+        trace(scope["look"], {"x": x(3), "y": x(3)})
+
+
 def test_an_error_of_a_step_is_its_own():
     with pytest.raises(ZeroDivisionError):
         get_backend("numpy").compile(lambda a: {"y": 1 / 0}, {"y": x(3)})()
