@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from ..engine import rows
+from ..errors import MiniVAEError
 from ..model.inference import to_unit
 from ..model.parameters import within
 from ..parallel import ALONE
@@ -93,7 +94,11 @@ class Step:
         return self.vae.forward_and_backward(params, x, self.noise.eps(a), a["beta"], y, self.batch_size)
 
     def _updated(self, a, gradients):
-        parameters, state = self.optimizer.update(gradients, a["parameters"], within(a, "optimizer"))
+        before = within(a, "optimizer")
+        parameters, state = self.optimizer.update(gradients, a["parameters"], before)
+        if unknown := state.keys() - before.keys():
+            name = type(self.optimizer).__name__
+            raise MiniVAEError(f"{name}.update gives the state {', '.join(sorted(unknown))}: begin it in fresh_state")
         return {"parameters": parameters} | {f"optimizer.{name}": array for name, array in state.items()}
 
     def _batch(self, a):

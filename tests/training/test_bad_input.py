@@ -178,6 +178,19 @@ def test_a_gradient_that_a_layer_of_ones_own_lacks_or_that_has_another_shape(gra
     mv.fit(right, GOOD, epochs=1, progress=False)
 
 
+def test_a_state_of_an_optimizer_of_ones_own_that_has_no_beginning(capsys):
+    class Counting(mv.SGD):
+        def update(self, g, p, state):
+            return p - state["lr"] * g, state | {"count": state["lr"] * 0, "average": p}
+
+    model = mv.VAE([mv.Dense(6, 4)], [mv.Dense(2, 6)])
+    with pytest.raises(
+        mv.MiniVAEError, match="Counting.update gives the state average, count: begin it in fresh_state"
+    ):
+        mv.fit(model, GOOD, epochs=1, optimizer=Counting(), progress=False)
+    assert not capsys.readouterr().err
+
+
 def test_an_activation_at_the_end_that_belongs_there_is_not():
     class Scaled(mv.Tanh):
         def forward(self, params, x):
