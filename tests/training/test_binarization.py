@@ -45,6 +45,10 @@ def test_binarize_draws_white_with_the_probability_of_the_grey_value(x):
     check_probability(drawn / 255)
 
 
+def test_binarize_of_no_rows():
+    assert mv.binarize(np.zeros((0, 3))).shape == (0, 3)
+
+
 def test_binarize_draws_every_row_of_a_large_set():
     white = np.full((20_005, 2), [0, 255], np.uint8)
     np.testing.assert_array_equal(mv.binarize(white), white)

@@ -259,3 +259,26 @@ def test_a_scale_far_below_zero_is_named_too():
     vae.parameters["decoder.0.W"].fill(np.nan)
     with pytest.raises(mv.MiniVAEError, match=r"x lies in \[-\S+, -?\S+\]: divide it"):
         mv.fit(vae, -200 * data(), epochs=1, batch_size=10)
+
+
+class Inverse(mv.Layer):
+    """1 / x, or 0 for a gap; it begins a network, which asks for no dx."""
+
+    fills_nan, input_shape = True, (8,)
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, params, x):
+        inverse = 1 / x
+        return np.where(np.isnan(x), 0, inverse), lambda dy: (dy, {})
+
+
+def test_an_infinity_among_gaps_is_named_and_a_gap_is_not():
+    x = data()
+    x[:, 0] = np.nan
+    vae = make(encoder=[Inverse(), mv.Dense(8, 4)], likelihood=mv.Observed([(mv.Gaussian(), 8)]))
+    mv.fit(vae, x, epochs=1, batch_size=10, optimizer=mv.SGD(1e-6))
+    x[3, 1] = 0
+    with pytest.raises(mv.MiniVAEError, match=r"divide .*test_nonfinite.py:\d+: `inverse = 1 / x`\) is not finite"):
+        mv.fit(vae, x, epochs=1, batch_size=10)

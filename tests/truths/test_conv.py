@@ -226,6 +226,7 @@ def test_output_sizes_are_those_of_keras_and_pytorch():
         (lambda: mv.Conv2d(0, 2, 3), "n_in should be an integer of at least 1"),
         (lambda: mv.Conv2d(1, 2, (3, 3)), "kernel should be an integer"),
         (lambda: mv.Conv2d(1, 2, 3, padding="valid"), 'padding should be an integer of at least 0 or "same"'),
+        (lambda: mv.Conv2d(1, 2, 3, padding=np.ones(2)), r"padding should be an integer of at least 0 .* got array"),
         (lambda: mv.Conv2d(1, 2, 2, stride=3), "use a kernel of at least 3"),
         (lambda: mv.Conv2d(1, 2, 2, init="zeros"), 'init should be "glorot_uniform", "glorot_normal" or "he_normal"'),
         (lambda: mv.ConvTranspose2d(1, 2, 3, 2, 1, 2), "less than the stride, 2"),
