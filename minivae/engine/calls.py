@@ -38,8 +38,11 @@ def _loop(group):
     What reads backwards does not: by how many rows there are NumPy chooses its loops, with other last bits, for that.
     """
     loop = elementwise_of(group)
-    backwards = any(step < 0 for value in loop for source in value.inputs for step in source.ghost.strides)
-    return loop if len(loop) > 1 and loop[0].size > PIECE and not backwards else []
+    return loop if len(loop) > 1 and loop[0].size > PIECE and not any(map(_backwards, loop)) else []
+
+
+def _backwards(value):
+    return any(step < 0 for source in value.inputs for step in source.ghost.strides)
 
 
 def _calls(plan, group):
@@ -56,7 +59,9 @@ def _call(plan, value):
     if value.kind == "elementwise":
         yield _elementwise(value, inputs, out)
     elif value.kind == "reduce":
-        yield partial(value.function.reduce, inputs[0], axis=value.settings, out=out, keepdims=True)
+        reduce = partial(value.function.reduce, axis=value.settings, keepdims=True)
+        # Told where to write, NumPy 2.0 adds up what lies backwards in another order.
+        yield partial(_anew, reduce, inputs[0], out=out) if _backwards(value) else partial(reduce, inputs[0], out=out)
     elif value.kind == "matmul":
         yield partial(np.matmul, *inputs, out)
     elif value.kind == "assemble":
