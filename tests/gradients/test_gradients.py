@@ -25,7 +25,7 @@ def test_backward_pass(name, backend):
     assert result.passed, f"{name}: relative error {result.error:.1e} at {result.where}"
 
 
-@pytest.mark.parametrize("kind", [mv.Layer, mv.Likelihood, mv.Posterior, mv.Flow, mv.Prior])
+@pytest.mark.parametrize("kind", [mv.Layer, mv.Likelihood, mv.Posterior, mv.Flow, mv.Prior, mv.Regulariser])
 def test_the_table_covers_every_part(kind):
     """A part that is exported without a row in the table is a part that nobody checks."""
     classes = [exported for name in mv.__all__ if isinstance(exported := getattr(mv, name), type)]
