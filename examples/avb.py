@@ -6,6 +6,7 @@
 The four points are the toy of the paper: four pixels, of which one is white. With two latent dimensions each point
 wants a quarter of the prior for itself, which no Gaussian is the shape of. log p(x) is a sum over a grid there, at most
 -log 4 = -1.386, and the KL is looked at once more, without the discriminator: by counting draws in 30 x 30 cells.
+Before that, three Gaussians, whose KL is known, show how near to it a discriminator comes that has seen only draws.
 
 Digits are drawn black or white anew in every epoch, those for testing once. log p(x) is by importance sampling, with
 draws from a Gaussian of the mean and the variance of q(z given x): it owes nothing to the discriminator. The ELBO does,
@@ -15,12 +16,14 @@ Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes". Its n
 """
 
 import time
+from itertools import product
 
 import numpy as np
 from common import at_least_1, command, data_name, layers, model_parser, own_folder, save_figures, start, write_json
 from scipy import special
 
 import minivae as mv
+from minivae.model.gaussian import gaussian_kl, standard_normal_log_prob
 from minivae.model.parameters import within
 
 POSTERIORS = ("gaussian", "implicit", "adaptive")
@@ -52,6 +55,51 @@ def train(arguments, vae, x, **options):
         schedules={"lr": lambda epoch: lr if epoch <= 0.75 * epochs else 0.1 * lr},
         **options,
     )
+
+
+# -------------------------------------------------------------------------------------------------- Gaussians
+
+MU, LOG_VAR = np.array([[1.2, 0.0], [-0.5, 0.9], [0.1, -1.4]]), np.array([[-1.5, -0.4], [-2.0, 0.2], [-0.5, -1.0]])
+
+
+def kl_of_gaussians(correlation, adaptive, seed, steps, draws):
+    """KL from N(0, I) of three Gaussians in the plane, exact and by a discriminator: (3,) each, nats.
+
+    Noise is mixed, but not bent: q = N(mu, S R S) with S = diag(std) and the correlation in R, whose
+        KL = 1/2 sum_d (mu_d^2 + var_d - log_var_d - 1) - 1/2 log(1 - correlation^2)
+    Adaptive contrast takes mu and var for known: T has to learn what R says, which is nothing where that is I.
+    """
+    T = [mv.Dense(6, 16), mv.Tanh(), mv.Dense(16, 16), mv.Tanh(), mv.Dense(16, 1)]
+    posterior = mv.ImplicitPosterior([mv.Dense(2, 2)], [mv.Dense(3, 4)], T, adaptive)
+    rng, adam, states = np.random.default_rng(seed), mv.Adam(), {}
+    params = posterior.initial(rng) | posterior.constant_arrays() | {"noise.0.W": np.eye(2)}
+    A = np.array([1, 0, correlation, np.sqrt(1 - correlation**2)])
+    stats = np.concatenate([MU, LOG_VAR, np.tile(A, (3, 1)), np.eye(3)], axis=1)  # x says which of the three it is
+    for step in range(steps):
+        _, backward = posterior.own_loss(params, stats, rng.standard_normal((200, 3, 2)))
+        for name, grad in backward(np.ones(3)).items():
+            state = states.get(name) or adam.fresh_state(grad)
+            rate = {"lr": np.full(1, 4e-3 * (1 - step / steps))}
+            new, states[name] = adam.update(grad, params[name], state | rate)
+            params = params | {name: new}
+    (z, log_q), _ = posterior.with_log_q(params, stats, rng.standard_normal((draws, 3, 2)))
+    exact, _ = gaussian_kl(MU, LOG_VAR)
+    return exact - 0.5 * np.log1p(-(correlation**2)), np.mean(log_q - standard_normal_log_prob(z)[0], axis=0)
+
+
+def gaussians(arguments):
+    """A row for each kind of Gaussian, contrast and seed: three KLs, exact and estimated, and the errors."""
+    rows = []
+    print("KL of three Gaussians, nats  exact                estimate             errors in percent")
+    seeds = range(arguments.seed, arguments.seed + 3)
+    for correlation, adaptive, seed in product((0.0, 0.8), (False, True), seeds):
+        exact, told = kl_of_gaussians(correlation, adaptive, seed, 4 * arguments.epochs, arguments.draws)
+        row = {"correlation": correlation, "adaptive": adaptive, "seed": seed}
+        values = {"exact": exact, "estimate": told, "error_percent": 100 * (told / exact - 1)}
+        rows.append(row | {key: value.round(3).tolist() for key, value in values.items()})
+        name = f"{correlation}, {'adaptive' if adaptive else 'against N(0, I)'}, seed {seed}"
+        print(f"{name:28}", *("".join(f"{each:7.3f}" for each in value) for value in values.values()), flush=True)
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------ four points
@@ -121,6 +169,7 @@ def draw_points(results):
 
 def four_points(arguments):
     own_folder(arguments)
+    estimates = gaussians(arguments)
     x, results = np.eye(4, dtype=np.float32), {}
     print(f"at best, log p(x) is -log 4 = {-np.log(4):.3f} nats")
     for name in arguments.posteriors:
@@ -131,7 +180,8 @@ def four_points(arguments):
         told = ", ".join(f"{key} {value:.3f}" for key, value in results[name][0].items())
         print(f"{name}: {told}", flush=True)
         vae.save(arguments.out / f"{name}.safetensors")
-    write_json(arguments.out / "result.json", {name: result for name, (result, _) in results.items()})
+    judged = {name: result for name, (result, _) in results.items()}
+    write_json(arguments.out / "result.json", judged | {"gaussians": estimates})
     if not arguments.no_plots:
         save_figures(arguments, posteriors=draw_points(results))
 
@@ -147,7 +197,9 @@ def digits(arguments):
         where = {"backend": backend, "dtype": arguments.dtype, "seed": arguments.seed}
         vae = build(name, n_in, arguments.latent_dim, arguments.hidden, arguments.pace, **where)
         begin = time.perf_counter()
-        train(arguments, vae, dataset.x_train, binarize="dynamic", callbacks=[mv.EpochPrinter()])
+        curve = mv.CSVWriter(arguments.out / f"metrics-{name}.csv", "test")
+        callbacks = [mv.EpochPrinter("test"), curve]
+        train(arguments, vae, dataset.x_train, validation=x, binarize="dynamic", callbacks=callbacks)
         seconds, losses = time.perf_counter() - begin, vae.evaluate(x)
         some = x[: arguments.nll_images]
         results[name] = {

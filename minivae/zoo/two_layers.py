@@ -10,10 +10,18 @@ densities of z are products, so
 This is an ordinary VAE whose posterior and whose prior have two storeys. Its KL, log q - log p at the draws, has no
 closed form, as p(z1 given z2) depends on the draw of z2.
 
-The gradient. With z2 = mu2(x) + std2(x) eps2 and then z1 = mu1(x, z2) + std1(x, z2) eps1, the loss depends on z2 on
-five ways: the decoder, log p(z2), log p(z1 given z2), log q(z1 given x, z2), and z1 itself, which was drawn from what a
-network made of z2. On the way back they add up: the decoder's and the prior's dz come from outside; the posterior takes
-dz1 and dlog q through the network of q(z1 given x, z2), which gives one more dz2, and the sum goes on to mu2 and std2.
+The gradient. With z2 = mu2(x) + std2(x) eps2 and then z1 = mu1(x, z2) + std1(x, z2) eps1, the loss of one draw,
+-log p(x given z1, z2) + log q(z given x) - log p(z), depends on z2 on five ways:
+
+    dz2 = -d/dz2 log p(x given z1, z2) - d/dz2 log p(z2) - d/dz2 log p(z1 given z2)
+          + (dz1/dz2)' dz1 + d/dz2 log q(z1 given x, z2),    dz1 = -d/dz1 [log p(x given z1, z2) + log p(z1 given z2)]
+
+The first three, with z1 held, and dz1 come from outside, by the decoder and the prior. The last two, with eps1 held,
+go through the network of q(z1 given x, z2), which makes both mu1 and log_var1 of z2:
+
+    dz1/dz2 = dmu1/dz2 + 1/2 std1 eps1 dlog_var1/dz2,    d/dz2 log q(z1 given x, z2) = -1/2 sum_d dlog_var1_d/dz2
+
+In `with_log_q` they are dz2_of_stats1, and the sum of all goes on to mu2 and std2.
 
 Source: Tomczak & Welling 2018, "VAE with a VampPrior", section 4, equations 12 to 16; two stochastic layers before:
 Rezende, Mohamed & Wierstra 2014; Burda, Grosse & Salakhutdinov 2016.

@@ -124,6 +124,15 @@ def test_discrete(tmp_path):
 def test_avb_on_four_points(tmp_path):
     process = run("avb.py", "--backend", "numpy", "--epochs", 2, "--draws", 10_000, "--out", tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
+    gaussians = result.pop("gaussians")
+    assert [row["seed"] for row in gaussians] == [0, 1, 2] * 4 and "0.8, adaptive, seed 2 " in process.stdout
+    std = np.exp(np.array([-2.0, 0.2]) / 2)  # of the second, whose KL is that of its mean and covariance
+    for row in gaussians:
+        covariance = np.array([[1, row["correlation"]], [row["correlation"], 1]]) * std * std[:, None]
+        exact = (0.5**2 + 0.9**2 + np.trace(covariance) - 2 - np.linalg.slogdet(covariance)[1]) / 2
+        assert row["exact"][1] == pytest.approx(exact, abs=1e-3)
+        errors = 100 * (np.array(row["estimate"]) / row["exact"] - 1)
+        np.testing.assert_allclose(row["error_percent"], errors, atol=0.2)
     assert result.keys() == {"gaussian", "implicit", "adaptive"}
     gaussian = result["gaussian"]  # whose KL is known, and its bound true
     assert gaussian["kl_counted"] == pytest.approx(gaussian["kl"], abs=0.1)
@@ -138,7 +147,10 @@ def test_avb_on_four_points(tmp_path):
 def test_avb_shares_the_plane_out_and_its_discriminator_follows(tmp_path):
     """Above what Gaussians reach, -1.57; the KL, of a q that still moves, near what counting draws gives."""
     run("avb.py", "--backend", "numpy", "--epochs", 300, "--posteriors", "implicit", "adaptive", "--out", tmp_path)
-    for each in json.loads((tmp_path / "result.json").read_text()).values():
+    result = json.loads((tmp_path / "result.json").read_text())
+    for row in result.pop("gaussians"):
+        assert np.abs(row["error_percent"]).max() < 10
+    for each in result.values():
         assert each["log_px"] > -1.45 and each["kl"] == pytest.approx(each["kl_counted"], rel=0.15)
 
 
@@ -146,6 +158,9 @@ def test_avb_on_digits(tmp_path):
     brief = [*BRIEF, "--latent-dim", 3, "--epochs", 1, "--nll-samples", 10, "--nll-images", 60, "--no-plots"]
     process = run("avb.py", *brief, "--posteriors", "adaptive", "--out", tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
+    with open(tmp_path / "metrics-adaptive.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["test_kl"]) == pytest.approx(result["adaptive"]["kl"], rel=0.05)
     assert result.keys() == {"adaptive"} and -784 < result["adaptive"]["log_px"] < 0
     assert f"adaptive: log p(x) {result['adaptive']['log_px']:.2f} nats (10 draws, 60 images" in process.stdout
 
