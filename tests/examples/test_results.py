@@ -70,6 +70,17 @@ def test_a_table_has_the_numbers_of_its_results(name):
             assert say(row, value), f"{value} is not in {row}"
 
 
+def test_the_estimates_of_known_kls():
+    groups = {}
+    for row in found("avb-gaussians"):
+        groups.setdefault((row["correlation"], row["adaptive"]), []).append(row)
+    table = [row for row in rows("avb") if row.startswith(("| diagonal", "| correlated"))]
+    for row, runs in zip(table, groups.values(), strict=True):
+        largest = max(abs(error) for run in runs for error in run["error_percent"])
+        for value in (*runs[0]["exact"], *(each for run in runs for each in run["estimate"]), largest):
+            assert say(row, value), f"{value} is not in {row}"
+
+
 def test_the_ladder():
     table = rows("ladder")
     for run in read("ladder"):
