@@ -184,7 +184,6 @@ def test_ctrl_c_and_resume_give_the_same_results(finished, tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == (finished[0] / "model.safetensors").read_bytes()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_the_conditional_example_writes_every_digit_in_each_style(tmp_path):
     process = run(
         "conditional_mnist.py", "--dataset", "sample", "--backend", "numpy", "--epochs", 2, "--hidden", 32,
@@ -205,6 +204,7 @@ def test_the_convolutional_example(tmp_path):
     assert {"manifold.png", "reconstructions.png", "metrics.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_an_explicit_gpu_is_never_replaced(tmp_path):
     process = train(tmp_path, "--backend", "cupy", status=2)
     assert "CuPy is not installed" in process.stderr and "pip install" in process.stderr
