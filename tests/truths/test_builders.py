@@ -43,8 +43,8 @@ def test_what_is_given_is_what_is_made():
     vae = mv.mlp(10, 3, [7, 5], mv.Tanh, dtype="float64", beta=0.5, seed=4)
     assert vae.parameters["encoder.2.W"].shape == (7, 5) == vae.parameters["decoder.2.W"].shape[::-1]
     assert (vae.dtype, vae.beta, vae.seed) == ("float64", 0.5, 4)
-    for vae in (vae, mv.convnet((4, 4), activation=mv.Tanh)):
-        for stack in (vae.encoder, vae.decoder):
+    for made in (vae, mv.convnet((4, 4), activation=mv.Tanh)):
+        for stack in (made.encoder, made.decoder):
             kinds = {type(layer) for layer in stack.layers}
             assert mv.Tanh in kinds and mv.ReLU not in kinds
 
