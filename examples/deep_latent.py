@@ -65,7 +65,7 @@ def main():
         validation=dataset.x_test,
         epochs=arguments.epochs,
         batch_size=128,
-        binarize=True,
+        binarize="dynamic",
         optimizer=mv.RMSprop(rho=0.99),
         schedules={"beta": mv.linear_warmup(WARM_UP_EPOCHS), "lr": learning_rate(arguments.epochs)},
         **kept(arguments),

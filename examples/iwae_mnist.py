@@ -56,7 +56,7 @@ def train(arguments, vae, dataset):
         epochs=len(rates),
         batch_size=20,
         samples=arguments.k,
-        binarize=True,
+        binarize="dynamic",
         optimizer=mv.Adam(rates[0], eps=1e-4),
         schedules={"lr": lambda epoch: rates[epoch - 1]},
         **kept(arguments),

@@ -90,6 +90,8 @@ def draws(arguments, backend, dataset, n):
                 yield f"its codes, {K} Gaussian{'s' * (K > 1)}", sampler.sample(n, arguments.seed), None
     vae, y = train(arguments, backend, dataset, classes=True), np.arange(n) % 10
     yield "with classes", vae.sample(n, seed=arguments.seed, y=y), y
+    y = dataset.y_test[n : 2 * n]
+    yield "its reconstructions", vae.reconstruct(mv.binarize(others), y=y), y
 
 
 def draw(shown, x_train):

@@ -18,6 +18,7 @@ from .errors import Interrupted, MiniVAEError
 from .files import MAX_BYTES, atomic_write
 
 ENGINES = "numpy", "numba", "cupy"
+DRAWN = ", of pixels drawn as 0 or 1"
 HELD_BACK = 0.1  # of the training examples, with --patience
 LIKELIHOODS = "bernoulli", "gaussian", "predicted-variance"
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in --out
@@ -116,6 +117,8 @@ def parser():
     each.add_argument("--latent", type=int, default=2, help="the number of latent dimensions")
     what = "p(x given z); auto takes bernoulli for pixels and gaussian for other numbers"
     each.add_argument("--likelihood", choices=("auto", *LIKELIHOODS), default="auto", help=what)
+    what = "pixels as they are, or each 0 or 1, drawn anew in every epoch or once"
+    each.add_argument("--binarize", choices=("grey", "dynamic", "static"), default="grey", help=what)
     each.add_argument("--beta", type=float, default=1.0, help="the weight of the KL")
     each.add_argument("--epochs", type=int, default=20, help="how often to go through the data")
     each.add_argument("--batch-size", type=int, default=100, help="examples in a step")
@@ -142,6 +145,7 @@ def parser():
     add_model(each)
     add_data(each)
     each.add_argument("--samples", type=int, default=1, help="draws of z for each example")
+    each.add_argument("--binarize", action="store_true", help="draw each pixel as 0 or 1, for a model trained on such")
     each.add_argument("--log-likelihood", type=int, metavar="SAMPLES", help="also estimate log p(x) with so many draws")
     add_backend(each)
 
@@ -227,7 +231,7 @@ def train(arguments):
 
 
 def _train(arguments, ranks):
-    from . import Checkpoint, CSVWriter, EpochPrinter, convnet, fit, mlp, model
+    from . import Checkpoint, CSVWriter, EpochPrinter, binarize, convnet, fit, mlp, model
     from .locks import results_folder
 
     if ranks.rank:
@@ -274,10 +278,14 @@ def _train(arguments, ranks):
             pair(dataset.x_train, dataset.y_train),
             validation,
             epochs=arguments.epochs, batch_size=arguments.batch_size, optimizer=optimizer, patience=arguments.patience,
+            binarize=arguments.binarize,
             checkpoint=Checkpoint(arguments.out / CHECKPOINT, arguments.resume, arguments.max_bytes),
             callbacks=[EpochPrinter(name), CSVWriter(arguments.out / "metrics.csv", name)], parallel=ranks,
         )  # fmt: skip
-        losses = vae.evaluate(dataset.x_test, y=_labels(vae, dataset), parallel=ranks)
+        x_test, of = dataset.x_test, ""
+        if arguments.binarize != "grey":
+            x_test, of = binarize(x_test), DRAWN
+        losses = vae.evaluate(x_test, y=_labels(vae, dataset), parallel=ranks)
         if ranks.rank:
             return
         vae.save(arguments.out / MODEL)
@@ -287,7 +295,7 @@ def _train(arguments, ranks):
         if not arguments.no_plots:
             _draw(arguments.out, vae, history, name, dataset)
         parts = f"reconstruction {losses.reconstruction:.2f}, KL {losses.kl:.2f}"
-        print(f"test loss {losses.loss:.2f} nats ({parts}) on {dataset.name}; results in {arguments.out}")
+        print(f"test loss {losses.loss:.2f} nats ({parts}) on {dataset.name}{of}; results in {arguments.out}")
 
 
 def _draw(out, vae, history, validation, dataset):
@@ -319,16 +327,17 @@ def evaluate(arguments):
     if arguments.log_likelihood is not None:
         integer("--log-likelihood", arguments.log_likelihood)
     vae, dataset = _model(arguments), _data(arguments)
-    y = _labels(vae, dataset)
-    losses = vae.evaluate(dataset.x_test, samples=arguments.samples, y=y)
+    x, of, y = dataset.x_test, "", _labels(vae, dataset)
+    if arguments.binarize:
+        x, of = binarize(x), DRAWN
+    losses = vae.evaluate(x, samples=arguments.samples, y=y)
     print(
         f"test -ELBO {losses.negative_elbo:.3f} nats (reconstruction {losses.reconstruction:.3f}, KL {losses.kl:.3f}) "
-        f"on {dataset.name}, {len(dataset.x_test):,} examples"
+        f"on {dataset.name}, {len(x):,} examples{of}"
     )
     if arguments.log_likelihood is not None:
-        x, of = dataset.x_test, ""
         if isinstance(vae.likelihood, Bernoulli):  # which knows no probability of grey
-            x, of = binarize(x), ", of pixels drawn as 0 or 1"
+            x, of = binarize(x), DRAWN
         estimate = vae.log_likelihood(x, samples=arguments.log_likelihood, y=y)
         print(f"test log p(x) {estimate:.3f} nats{of}, with {arguments.log_likelihood:,} draws of z for each example")
 

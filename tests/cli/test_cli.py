@@ -65,6 +65,21 @@ def test_evaluate(trained, capsys):
     assert f"log p(x) {vae.log_likelihood(mv.binarize(x), samples=20):.3f} nats, of pixels drawn as 0 or 1" in out
 
 
+def test_pixels_drawn_as_black_or_white_in_training_and_in_what_is_told(tmp_path, capsys):
+    words = "--data", "sample", "--limit", 200, "--backend", "numpy"
+    train = "train", *words, "--encoder", 16, "--epochs", 2, "--no-plots", "--binarize"
+    out = succeed(capsys, *train, "static", "--out", tmp_path / "static")
+    digits, options = data.load("sample", limit=200), {"optimizer": mv.Adam(1e-3), "validation": None, "verbose": False}
+    vae = mv.mlp(784, hidden=(16,), backend="numpy")
+    mv.fit(vae, digits.x_train, epochs=2, batch_size=100, binarize="static", **options)
+    losses = vae.evaluate(mv.binarize(digits.x_test))
+    assert f"\ntest loss {losses.loss:.2f} nats " in out and "on sample, of pixels drawn as 0 or 1; results" in out
+    told = succeed(capsys, "evaluate", tmp_path / "static", *words, "--binarize")
+    assert told.startswith(f"test -ELBO {losses.negative_elbo:.3f} nats ")
+    assert told.endswith("on sample, 200 examples, of pixels drawn as 0 or 1\n")
+    assert succeed(capsys, *train, "dynamic", "--out", tmp_path / "dynamic").splitlines()[-1] != out.splitlines()[-1]
+
+
 def test_sample_reconstruct_explore_info(trained, tmp_path, capsys):
     model = trained / "model.safetensors"
     succeed(capsys, "sample", model, "--n", 7, "--out", tmp_path / "s.npz")

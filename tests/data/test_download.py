@@ -92,6 +92,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("MINIVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("no_proxy", raising=False)  # which would count instead
     return tmp_path / "cache" / "minivae"
 
 

@@ -3,16 +3,10 @@
 import fakegpu
 import numpy as np
 import pytest
+from reference.models import dense
 
 import minivae as mv
 from minivae.training.state import Training
-
-
-def dense(*sizes):
-    layers = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
-        layers += [mv.Dense(n_in, n_out), mv.ReLU()]
-    return layers[:-1]
 
 
 def model(backend=None, **parts):

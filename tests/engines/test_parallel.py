@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from conftest import MAKE_BACKEND
 from ranks import together
-from test_equal import SHARED, train
+from test_equal import SHARED, nothing_runs_uncompiled, train  # noqa: F401
 
 import minivae as mv
-from minivae.engine import backend as backends
-from minivae.engine.backend import Eager
 from minivae.model import inference
 from minivae.training.state import Training
 from minivae.training.step import Step
@@ -20,18 +18,6 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-4}  # of the largest; of gradients 
 # Those that share out something of their own, or depend on the whole batch; the others are slow for what they add.
 TELLING = ["free bits", "importance-weighted", "dropout", "VampPrior", "conditional", "clipped", "images"]
 SMALL = ["ragged last batch of one", "batches of one", "momentum"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_runs_uncompiled(monkeypatch):
-    compile_ = backends.NumpyBackend.compile
-
-    def strict(self, *args):
-        compiled = compile_(self, *args)
-        assert not isinstance(compiled, Eager)
-        return compiled
-
-    monkeypatch.setattr(backends.NumpyBackend, "compile", strict)
 
 
 def assert_the_same_numbers(name, size, make_backend=MAKE_BACKEND["numpy"], dtype="float64"):

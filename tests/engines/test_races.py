@@ -5,6 +5,7 @@ import pytest
 from races import in_turn, races
 from random_models import random_training
 from reference import models
+from reference.models import dense
 
 import minivae as mv
 from minivae.engine.backend import NumpyBackend
@@ -32,13 +33,6 @@ def a_random_training(seed):
     make, arguments = random_training(seed)
     x, options = arguments()
     return training(make("numba"), x, *(options[key] for key in ("batch_size", "optimizer", "samples", "binarize")))
-
-
-def dense(*sizes):
-    layers = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
-        layers += [mv.Dense(n_in, n_out), mv.ReLU()]
-    return layers[:-1]
 
 
 def trainings():

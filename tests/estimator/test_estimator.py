@@ -118,7 +118,7 @@ def test_same_random_state_same_model(fitted, iris):
     assert (other.transform(iris) != fitted.transform(iris)).any()
 
 
-def test_the_training_is_that_of_fit(fitted):
+def test_the_history_has_every_epoch_of_the_training(fitted):
     assert fitted.n_iter_ == len(fitted.history_) == 100
     assert fitted.history_[-1]["train_loss"] < fitted.history_[0]["train_loss"]
 

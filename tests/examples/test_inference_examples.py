@@ -221,12 +221,13 @@ def test_sample_quality(tmp_path):
     process = run("sample_quality.py", *brief, "--images", 200, "--classifier-epochs", 8, "--out", tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result.pop("classifier") > 0.7 and result.pop("nearest of test images") > 0
-    assert list(result)[:3] == ["other test images", "reconstructions", "standard normal"] and len(result) == 8
+    assert list(result)[:3] == ["other test images", "reconstructions", "standard normal"] and len(result) == 9
     assert all(f"{each['frechet']:8.2f} {each['precision']:9.3f}" in process.stdout for each in result.values())
     real, drawn = result["other test images"], result["standard normal"]
     assert real["frechet"] < drawn["frechet"] and real["nearest"] == pytest.approx(1, abs=0.2)
     assert real["precision"] > 0.7 and real["recall"] > 0.7 > drawn["recall"]
-    assert [name for name, each in result.items() if each["as told"] is not None] == ["with classes"]
+    told = [name for name, each in result.items() if each["as told"] is not None]
+    assert told == ["with classes", "its reconstructions"]
     assert (tmp_path / "sample_quality.png").stat().st_size > 10_000
 
 
@@ -238,6 +239,6 @@ def test_sample_quality_of_one_component_and_few_images(monkeypatch):
     monkeypatch.setattr(mv, "fit", lambda *_, **__: None)
     arguments = SimpleNamespace(components=1, dtype="float32", seed=0, epochs=1)
     arms = [(name, images) for name, images, _ in example.draws(arguments, "numpy", dataset, 5)]
-    assert [name for name, _ in arms].count("its codes, 1 Gaussian") == 1 and len(arms) == 7
+    assert [name for name, _ in arms].count("its codes, 1 Gaussian") == 1 and len(arms) == 8
     figure = example.draw(dict(arms), dataset.x_train.reshape(30, 784) / 255)
-    assert len(figure.axes) == 7 * 2 * 5
+    assert len(figure.axes) == 8 * 2 * 5

@@ -27,11 +27,11 @@ def test_the_new_contents_appear_at_the_end(path):
 
 
 def test_the_bytes_are_on_the_disk_before_the_name(path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: steps.append(path.read_bytes()))
     steps = []
+    monkeypatch.setattr(os, "fsync", lambda _: steps.append({each.read_bytes() for each in path.parent.iterdir()}))
     with atomic_write(path) as file:
         file.write(b"new")
-    assert steps == [b"old"]
+    assert steps == [{b"old", b"new"}]
 
 
 def test_after_an_error_the_old_contents_remain(path):

@@ -83,6 +83,13 @@ def test_the_same_process_is_kept_out_too_also_its_threads(path):
         pass
 
 
+def test_no_descriptor_stays_open(path):
+    before = os.listdir("/dev/fd")
+    with locked(path, "it"), pytest.raises(MiniVAEError, match="in use"), locked(path, "it"):
+        pass
+    assert os.listdir("/dev/fd") == before
+
+
 @pytest.mark.parametrize("age, told", [(5, "5 seconds"), (130, "2 minutes"), (8000, "2 hours"), (500_000, "6 days")])
 def test_the_age_in_words(path, monkeypatch, age, told):
     with locked(path, "it"):
@@ -135,7 +142,7 @@ def test_without_locks_in_the_file_system_the_number_of_a_living_process_counts(
     dead.wait()
     with locked(path, "it"):
         record = json.loads(path.read_text())
-    changes = {"alive": {"pid": os.getppid()}, "dead": {"pid": dead.pid}, "elsewhere": {"host": "far"}}
+    changes = {"alive": {"pid": os.getppid()}, "dead": {"pid": dead.pid}, "elsewhere": {"host": "far", "pid": dead.pid}}
     if other in changes:
         path.write_text(json.dumps(record | changes[other]))
     if refused:

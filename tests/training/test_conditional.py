@@ -152,6 +152,6 @@ def test_training_with_other_labels_is_not_resumed(tmp_path):
     ],
 )
 def test_bad_input_gives_one_clear_error(call, problem):
-    x, y = draw(5)
+    x, _ = draw(5)
     with pytest.raises(mv.MiniVAEError, match=problem):
         call(small_vae(), x, np.array([0, 1, 2, 1, 0]))

@@ -27,7 +27,6 @@ def test_mlp_is_the_tutorials_network():
     [
         {},
         {"hidden": ()},
-        {"hidden": [7, 5], "latent": 3, "activation": mv.Tanh, "dtype": "float64", "beta": 0.5},
         {"likelihood": mv.PredictedVarianceGaussian()},
         {"likelihood": mv.Categorical(4), "latent": 1},
         {"n_classes": 4},
@@ -38,8 +37,16 @@ def test_mlp(options):
     vae = mv.mlp(10, **options)
     assert vae.latent_dim == options.get("latent", 2) and vae.input_dim == 10
     step(vae, [0, 3, 1] if vae.n_classes else None)
-    if options.get("hidden") == [7, 5]:
-        assert vae.parameters["encoder.2.W"].shape == (7, 5) == vae.parameters["decoder.2.W"].shape[::-1]
+
+
+def test_what_is_given_is_what_is_made():
+    vae = mv.mlp(10, 3, [7, 5], mv.Tanh, dtype="float64", beta=0.5, seed=4)
+    assert vae.parameters["encoder.2.W"].shape == (7, 5) == vae.parameters["decoder.2.W"].shape[::-1]
+    assert (vae.dtype, vae.beta, vae.seed) == ("float64", 0.5, 4)
+    for made in (vae, mv.convnet((4, 4), activation=mv.Tanh)):
+        for stack in (made.encoder, made.decoder):
+            kinds = {type(layer) for layer in stack.layers}
+            assert mv.Tanh in kinds and mv.ReLU not in kinds
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (9, 9), (7, 12), (5, 6, 3), (1, 1), (2, 3), (30, 17, 2), (64, 48)])
@@ -78,6 +85,8 @@ def test_bad_arguments():
     for make, what in (
         (lambda: mv.mlp(0), "mlp: n_in should be an integer of at least 1, got 0"),
         (lambda: mv.mlp(4, hidden=(3, 2.5)), r"mlp: hidden\[1\] should be"),
+        (lambda: mv.mlp(4, activation=mv.ReLU()), r"mlp: activation should be the class of a layer, .*, got ReLU\(\)"),
+        (lambda: mv.convnet((4, 4), activation=dict), "convnet: activation should be the class of a layer"),
         (lambda: mv.convnet((4, 0)), r"convnet: image_shape\[1\] should be"),
         (lambda: mv.convnet((4, 4), n_classes=3), "convnet does not know n_classes"),
         (lambda: mv.convnet((4, 4), likelihood=mv.PredictedVarianceGaussian()), "does not know a PredictedVariance"),

@@ -20,8 +20,16 @@ from minivae.views.explain import flops
 PACKAGE = Path(mv.__file__).parent
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_terminal():
+    """Lines are as wide as nobody's window."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def text():
+def text(no_terminal):
     return explain(mv.get_backend("numpy"), "mnist")
 
 
@@ -129,7 +137,6 @@ def test_the_command():
 
 def test_every_engine_can_be_explained(backend, monkeypatch):
     monkeypatch.setattr("minivae.views.explain.SECONDS", 0.1)
-    monkeypatch.delenv("COLUMNS", raising=False)
     text = explain(backend, "mnist")
     assert text.startswith(f"One step of training on {backend.name}, ")
     assert max(map(len, text.splitlines())) <= 120

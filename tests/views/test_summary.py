@@ -59,7 +59,7 @@ def test_a_model_shows_its_table():
     assert repr(vae) == summary(vae)
     html = vae._repr_html_()
     assert cells(html)[:2] == [["layer", "kind", "output", "parameters"], ["encoder.0", "Dense", "(B, 256)", "200,960"]]
-    assert len(cells(html)) == 9 and "404,244 parameters of float32" in html
+    assert html.count("<th ") == 4 and len(cells(html)) == 9 and "404,244 parameters of float32" in html
 
 
 def test_html_is_escaped():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from reference.models import dense
 
 import minivae as mv
 from minivae.errors import MiniVAEWarning
@@ -27,12 +28,6 @@ class Digits:
     @property
     def columns(self):
         return self.x_train[0].size
-
-
-def dense(*widths):
-    """Dense layers from each width to the next, with a ReLU between them."""
-    layers = [part for sizes in zip(widths, widths[1:], strict=False) for part in (mv.Dense(*sizes), mv.ReLU())]
-    return layers[:-1]
 
 
 def model(d, latent=4, end=(), encoder_end=(), columns=None, **options):

@@ -70,16 +70,15 @@ def test_with_input_hands_x_on():
     assert layer.output_shape((3,)) == (5,)
 
 
-def test_dropout_inside_draws_in_training():
-    x = np.random.default_rng(0).random((40, 4))
-
-    def encoder(rate):
-        return [mv.WithInput([mv.Dropout(rate), mv.Dense(4, 5)]), mv.Residual([mv.Dropout(rate), mv.Dense(9, 9)])]
-
-    losses = []
+@pytest.mark.parametrize(
+    "around", [mv.Residual, mv.WithInput, lambda layers: mv.SideBySide([layers])], ids=["Residual", "WithInput", "Side"]
+)
+def test_dropout_inside_draws_in_training(around):
+    x, losses = np.random.default_rng(0).random((40, 4)), []
     for rate in (0.0, 0.5):
-        networks = [*encoder(rate), mv.Dense(9, 4)], [mv.SideBySide([[mv.Dropout(rate), mv.Dense(2, 4)]])]
-        losses.append(mv.fit(mv.VAE(*networks), x, epochs=1, batch_size=20)[-1]["train_loss"])
+        part = around([mv.Dropout(rate), mv.Dense(4, 4)])
+        vae = mv.VAE([part, mv.Dense(*part.output_shape((4,)), 4)], [mv.Dense(2, 4)])
+        losses.append(mv.fit(vae, x, epochs=1, batch_size=20)[-1]["train_loss"])
     assert losses[0] != losses[1]
 
 
