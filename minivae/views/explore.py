@@ -18,7 +18,7 @@ from ..errors import MiniVAEError
 from ..model.parameters import within
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
-from .plots import check_classes, image_shape_of, principal_directions
+from .plots import Figure, check_classes, draw_density, image_shape_of, principal_directions
 
 TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
 MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
@@ -41,7 +41,9 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     image_shape : as in `plots`
 
     With more than two latent dimensions the plane is that of the first two principal components of the posterior
-    means, and each dimension has a slider. Raises MiniVAEError where x are no images of grey or coloured pixels.
+    means, and each dimension has a slider. Grey are the standard normal prior's standard deviations or, in two
+    dimensions, the lines of equal density of another prior, as in `plots.latent_space`. Raises MiniVAEError where x are
+    no images of grey or coloured pixels.
     """
     shape, title = image_shape_of(vae, image_shape), check_text("explore: title", title)
     n_points, n_examples = integer("explore: n_points", n_points), integer("explore: n_examples", n_examples)
@@ -59,12 +61,14 @@ def explore(vae, x, y=None, class_names=None, image_shape=None, title="A latent 
     mean, directions, labels = _plane(mu)
     points = (mu - mean) @ directions.T
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    reach = float(1.08 * max(3.2, np.abs(points).max()))
     facts = {
         "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
         "D": vae.latent_dim, "classes": vae.n_classes or 0, "names": names, "colours": COLOURS, "labels": labels,
         "gaussian": isinstance(vae.posterior, DiagonalGaussian), "standardPrior": type(vae.prior) is StandardNormal,
         "mean": mean.tolist(), "directions": directions.tolist(),
-        "origin": [*(directions @ mean).tolist(), 0.0][:2], "reach": float(1.08 * max(3.2, np.abs(points).max())),
+        "origin": [*(directions @ mean).tolist(), 0.0][:2], "reach": reach,
+        "priorLines": _prior_lines(vae, reach),
         "pointClasses": None if y is None else y.tolist(),
         "exampleClasses": None if y is None else y[:n_examples].tolist(),
     }  # fmt: skip
@@ -106,6 +110,15 @@ def _plane(mu):
     directions, shares = principal_directions(mu)
     labels = [f"principal component {i} ({share:.0%} of the variance)" for i, share in enumerate(shares, 1)]
     return mu.mean(axis=0, dtype=np.float64), directions, labels
+
+
+def _prior_lines(vae, reach):
+    """The lines of equal density of a prior that is not the standard normal, each as [z1, z2, z1, z2, ...]."""
+    if type(vae.prior) is StandardNormal or vae.latent_dim != 2:
+        return []
+    contours = draw_density(Figure().add_subplot(), vae, (0, 0), reach)
+    levels = contours.allsegs if contours else []
+    return [line.round(3).ravel().tolist() for lines in levels for line in lines]
 
 
 def decoder(vae, n=1):

@@ -41,9 +41,15 @@ METHODS = {
     "with_kl": (["z", "kl", "floor"], ["dstats"]),
     "with_log_q": (["z", "log_q"], ["dstats"]),
     "log_prob": (["log_px"], ["dout"]),
+    "prior.log_prob": (["log_pz"], ["dz"]),
+    "pseudo_inputs": (["u"], []),
     "loss": (["loss", "reconstruction", "kl"], ["dlog_px", "dkl"]),
     "update": (["parameters"], []),
 }
+OF_PSEUDO_INPUTS = (
+    "The prior is made of made-up examples u, which go through the encoder as x does: the gradients that both passes "
+    "give its weights add up."
+)
 
 
 @dataclass
@@ -66,14 +72,12 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     optimizer : RMSprop(1e-3) by default, in the state in which a training starts
     seed      : of the noise that the page starts with
 
+    A prior's pseudo-inputs u go through the encoder's layers as well: these parts are named "encoder.0 of u".
+
     The page is one HTML file without links. It stays below 3 MB up to a million weights: where they are more than half
     a million, they are rounded to 16 bits, as the page says.
     """
-    if check_vae("one_step: vae", vae).prior.n_inputs:
-        raise MiniVAEError(
-            f"one_step shows the pass of one example; the {type(vae.prior).__name__} sends its pseudo-inputs through "
-            "the encoder as well: take a model with another prior"
-        )
+    check_vae("one_step: vae", vae)
     optimizer = RMSprop() if optimizer is None else optimizer
     if not isinstance(optimizer, Optimizer):
         raise MiniVAEError(f"one_step: optimizer should be an instance such as Adam(1e-3), got {named(optimizer)}")
@@ -106,10 +110,12 @@ def one_step(vae, x, y=None, optimizer=None, seed=0, image_shape=None, title="On
     page = _Page(vae, program)
     facts = {
         "height": shape[0], "width": shape[1], "channels": 3 if len(shape) == 3 else 1, "X": vae.input_dim,
-        "D": vae.latent_dim, "stages": [page.stage(stage) for stage in stages],
+        "D": vae.latent_dim, "K": next((stage.gives["u"].shape[0] for stage in stages if "u" in stage.gives), 1),
+        "stages": [page.stage(stage) for stage in stages],
     }  # fmt: skip
     text = json.dumps(facts, separators=(",", ":")).replace("<", "\\u003c")
-    about = "The weights are rounded to 16 bits for this page." if rounded else ""
+    about = OF_PSEUDO_INPUTS if vae.prior.n_inputs else ""
+    about += " The weights are rounded to 16 bits for this page." if rounded else ""
     program = f"const page = {text};\nconst step = ({program.text})();"
     return filled(TEMPLATE, title=html.escape(title), about=about, program=program)
 
@@ -126,10 +132,13 @@ def _watched(vae, optimizer):
         setattr(watched, method, _watching(stages, name, type(part).__name__, method, run))
         return watched
 
-    def network(sequential, name):
-        return Sequential([watch(layer, "forward", f"{name}.{i}") for i, layer in enumerate(sequential.layers)])
+    def network(sequential, name, of=""):
+        return Sequential([watch(layer, "forward", f"{name}.{i}{of}") for i, layer in enumerate(sequential.layers)])
 
-    model = copy.copy(vae)
+    model, of_u = copy.copy(vae), copy.copy(vae)
+    model.prior, model._prior_params = watch(vae.prior, "log_prob", "prior"), of_u._prior_params
+    of_u.prior = watch(vae.prior, "pseudo_inputs", "pseudo-inputs")
+    of_u.encoder = network(vae.encoder, "encoder", " of u")
     model.encoder, model.decoder = network(vae.encoder, "encoder"), network(vae.decoder, "decoder")
     model.posterior = watch(vae.posterior, "with_kl" if vae.analytic else "with_log_q", "posterior")
     model.likelihood, model.bound = watch(vae.likelihood, "log_prob", "likelihood"), watch(vae.bound, "loss", "bound")
@@ -147,7 +156,7 @@ def _watched(vae, optimizer):
 
 
 def _watching(stages, name, kind, method, run):
-    outputs, gradients = METHODS[method]
+    outputs, gradients = METHODS.get(f"{name}.{method}", METHODS[method])
 
     def watched(*given, **more):
         stage = Stage(name, kind, given=_flat(inspect.signature(run).bind(*given, **more).arguments))

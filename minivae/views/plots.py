@@ -458,17 +458,25 @@ def _draw_prior(vae, ax, points):
     else:
         ends = np.array([points.min(axis=1), points.max(axis=1)])
         middle, reach = ends.mean(axis=0), max(0.55 * np.ptp(ends, axis=0).max(), 1e-3)
-    if type(vae.prior) is not StandardNormal and vae.latent_dim == 2:
-        z1, z2 = (np.linspace(centre - reach, centre + reach, 201) for centre in middle)
-        log_pz = vae.log_prior(np.stack(np.meshgrid(z1, z2), axis=-1).reshape(-1, 2)).reshape(201, 201)
-        drawn = vae.log_prior(vae.draw_prior(4000, generator(0)))
-        levels = np.unique(np.quantile(drawn, [0.01, 0.1, 0.5, 0.9]))
-        ax.contour(z1, z2, log_pz, levels, colors="black", linewidths=0.8, linestyles="solid", alpha=0.55)
+    if type(vae.prior) is not StandardNormal and vae.latent_dim == 2 and draw_density(ax, vae, middle, reach):
         ax.plot([], [], label="the prior: 10, 50, 90, 99% of it", **line)
     if ax.lines:
         ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
     (left, bottom), (right, top) = middle - reach, middle + reach
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+
+
+def draw_density(ax, vae, middle, reach):
+    """Lines of equal density of the prior of z (N, 2), which hold 10, 50, 90 and 99% of it, in a square around middle.
+
+    Returns the contours; None where no such line crosses the square, or where all codes are equally likely.
+    """
+    z1, z2 = (np.linspace(centre - reach, centre + reach, 201) for centre in middle)
+    log_pz = vae.log_prior(np.stack(np.meshgrid(z1, z2), axis=-1).reshape(-1, 2)).reshape(201, 201)
+    levels = np.unique(np.quantile(vae.log_prior(vae.draw_prior(4000, generator(0))), [0.01, 0.1, 0.5, 0.9]))
+    if not ((log_pz.min() < levels) & (levels < log_pz.max())).any():
+        return None
+    return ax.contour(z1, z2, log_pz, levels, colors="black", linewidths=0.8, linestyles="solid", alpha=0.55)
 
 
 def _label_classes(ax, points, y, names, colours):

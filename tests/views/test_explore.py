@@ -1,5 +1,6 @@
 """The page on a latent space: its programs compute what the model computes, and it holds what was put in."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -139,25 +140,47 @@ document.title = ['154,165,177', '200,30,30', '255,212,0'].map(key => colours[ke
 """
 
 
+def flow_prior():
+    return mv.FlowPrior([mv.InverseAutoregressive(2, 8), mv.InverseAutoregressive(2, 8, reverse=True)])
+
+
+@pytest.mark.parametrize("make", [lambda: mv.MixturePrior(2, 3), lambda: mv.VampPrior(2, 784, 4), flow_prior])
+def test_lines_of_equal_density_of_any_prior(make, digits):
+    """Of the model's own log p(z), and so high that 10, 50, 90 and 99% of the draws lie within them."""
+    vae = dense(784, 2, prior=make())
+    rng = np.random.default_rng(0)
+    for name, values in vae.parameters.items():
+        if name.startswith("prior") and name != "prior.u":
+            values[...] += rng.normal(0, 0.3, values.shape)
+    facts = json.loads(re.search(r"^const page = (.*);$", explore(vae, digits.x_test), re.M)[1])
+    log_pz = [vae.log_prior(np.reshape(line, (-1, 2))) for line in facts["priorLines"]]
+    assert max(map(np.ptp, log_pz)) < 0.05
+    drawn = vae.log_prior(vae.draw_prior(20_000, rng))
+    shares = {round(float((drawn > line.mean()).mean()), 1) for line in log_pz}
+    assert shares == {0.1, 0.5, 0.9, 1.0}
+
+
 @pytest.mark.skipif(chromium is None, reason="needs Chromium")
 @pytest.mark.parametrize(
-    "make, text, circles",
+    "make, text, lines",
     [
-        (bent, "The ring is", True),
-        (lambda: dense(784, 1, prior=mv.MixturePrior(1, 3)), "The ellipses are", False),
+        (bent, "The ring is .* The circles are", True),
+        (lambda: dense(784, 2, prior=mv.MixturePrior(2, 3)), "The ellipses are .* The grey lines hold", True),
+        (lambda: dense(784, 1, prior=mv.MixturePrior(1, 3)), "The ellipses are .* ", False),
     ],
-    ids=["a flow as posterior", "one dimension with another prior"],
+    ids=["a flow as posterior", "another prior", "one dimension with another prior"],
 )
-def test_what_the_plane_shows(make, text, circles, digits, tmp_path):
-    """The circles are those of N(0, I), the ellipses those of a Gaussian; example and z have a mark in each plane."""
+def test_what_the_plane_shows(make, text, lines, digits, tmp_path):
+    """Circles of N(0, I) or lines of another prior, ellipses of a Gaussian; example and z have a mark in each plane."""
     page = explore(make(), digits.x_test)
     (tmp_path / "page.html").write_text(page.replace("choose(0);\n", f"choose(0);\ndrawPlane();\n{COUNT}"))
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/page.html"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert "CONSOLE" not in out.stderr and text in out.stdout
+    shown = " ".join(re.findall(r'id="p[a-z]+-text">(.*?)<', out.stdout)[::-1])
+    assert "CONSOLE" not in out.stderr and re.match(text, shown), shown
     grey, red, yellow = map(int, re.findall(r"<title>(\d+) (\d+) (\d+)</title>", out.stdout)[0])
-    assert (grey > 500) == circles and red > 20 and yellow > 100
+    assert (grey > 500) == lines and red > 20 and yellow > 100
 
 
 def test_class_names_cannot_break_the_page(digits):

@@ -44,6 +44,8 @@ MODELS = {
     "conditional": (networks(classes=10), {"n_classes": 10}),
     "convolutional": (convolutional(), {}),
     "free bits": (networks(), {"free_bits": 0.3}),
+    "VampPrior": (networks(), {"prior": mv.VampPrior(2, 784, 5)}),
+    "VampPrior, convolutional": (convolutional(), {"prior": mv.VampPrior(3, 784, 4)}),
 }
 
 
@@ -58,6 +60,16 @@ def program_of(page):
 
 def facts_of(page):
     return json.loads(re.search(r"^const page = (.*);$", page, re.M)[1])
+
+
+def in_browser(page, tmp_path):
+    """The page's elements, once it has drawn itself; asserts that it complains of nothing."""
+    (tmp_path / "page.html").write_text(page)
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/page.html"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "CONSOLE" not in out.stderr
+    return out.stdout
 
 
 @pytest.mark.skipif(node is None, reason="needs Node")
@@ -117,10 +129,12 @@ def test_a_convolutional_model_makes_a_page_below_3_megabytes(digit):
 def test_what_is_said_of_operations(name, digit):
     vae, page = page_of(name, digit)
     stages = facts_of(page)["stages"]
-    n_layers = len(vae.encoder.layers) + len(vae.decoder.layers)
-    assert [stage["name"] for stage in stages][-3:] == ["likelihood", "bound", "update"]
-    assert len(stages) == n_layers + 4
-    sources = {path.name: path.read_text().splitlines() for path in PACKAGE.glob("model/*.py")}
+    encoder, decoder = ([f"{n}.{i}" for i in range(len(getattr(vae, n).layers))] for n in ("encoder", "decoder"))
+    of_u = ["pseudo-inputs", *(f"{name} of u" for name in encoder)] if vae.prior.n_inputs else []
+    prior = [] if vae.analytic else [*of_u, "prior"]
+    names = [*encoder, "posterior", *prior, *decoder, "likelihood", "bound", "update"]
+    assert [stage["name"] for stage in stages] == names
+    sources = {path.name: path.read_text().splitlines() for path in PACKAGE.glob("[mz]o[do]*/*.py")}
     known = set(vae.parameters) | {"x", "y", "eps", "beta", "constant", "optimizer.lr", "optimizer.w", "parameters"}
     for stage in stages:
         for operation in stage["forward"] + stage["backward"]:
@@ -159,10 +173,47 @@ def test_gradients_stand_beside_their_values(digit):
     assert stages["likelihood"]["given_back"]["dlog_px"] == {"constant": -1.0, "shape": [1, 1]}
 
 
+@pytest.mark.skipif(node is None, reason="needs Node")
+def test_the_encoders_two_passes_have_a_gradient_each(digit, tmp_path):
+    """Of x, and of the prior's pseudo-inputs; the sum is the gradient of its weights."""
+    vae, page = page_of("VampPrior", digit)
+    (tmp_path / "page.js").write_text(
+        f"{program_of(page)}\nstep.run();\n"
+        "for (const {name, gives_back: {dW}} of page.stages) if (name.startsWith('encoder.0'))\n"
+        "    console.log([...step[dW.view].subarray(dW.first, dW.first + 784 * 9)].join(' '));\n"
+        "console.log([...step.arrays.gradients].join(' '));"
+    )
+    out = subprocess.run([node, tmp_path / "page.js"], capture_output=True, text=True, check=True).stdout
+    of_x, of_u, gradients = (np.array(line.split(), "f8") for line in out.splitlines())
+    np.testing.assert_allclose(of_x + of_u, vae.parameters.named(gradients)["encoder.0.W"].ravel(), 1e-5, 1e-7)
+    assert np.abs(of_u).max() > 1e-4 and (of_x.reshape(784, 9)[digit.ravel() == 0] == 0).all()
+
+
 def test_bad_input(digit):
     vae = mv.VAE(*networks(), likelihood=mv.Gaussian(1.0))
     with pytest.raises(mv.MiniVAEError, match="x should lie in 0 .. 1"):
         one_step(vae, digit.astype("f4"))
+
+
+PRODUCTS = """
+const apart = walk.flatMap(({operation}) => {
+    const index = indexOf(operation, largestOf(operation)), [a, b] = operation.operands, value = at(operation, index);
+    const sum = productsOf(operation, index)?.reduce((sum, [i, j]) => sum + at(a, i) * at(b, j), 0);
+    return sum === undefined ? [] : [Math.abs(sum - value) / (Math.abs(value) + 1e-6)];
+});
+document.title = `${apart.length} ${Math.max(...apart)}`;
+"""
+
+
+@pytest.mark.skipif(chromium is None, reason="needs Chromium")
+def test_the_products_that_are_told_add_up_to_each_value(digit, tmp_path):
+    """Of matrix products and convolutions, of one row and of several."""
+    _, page = page_of("VampPrior, convolutional", digit)
+    count, apart = re.findall(
+        r"<title>(\d+) (\S+)</title>",
+        in_browser(page.replace("</script>\n</body>", PRODUCTS + "</script>\n</body>"), tmp_path),
+    )[0]
+    assert int(count) == 20 and float(apart) < 1e-4
 
 
 @pytest.mark.skipif(chromium is None, reason="needs Chromium")
@@ -171,9 +222,4 @@ def test_in_a_browser_without_a_network(make, digit, tmp_path):
     """No error on the console, and the page has drawn itself."""
     vae = mv.VAE(*networks())
     page = one_step(vae, digit) if make == "one step" else explore(vae, digit[None], np.array([3]))
-    (tmp_path / "page.html").write_text(page)
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/page.html"]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert "CONSOLE" not in out.stderr
-    assert ("operation 1 of" if make == "one step" else "decoded in") in out.stdout
+    assert ("operation 1 of" if make == "one step" else "decoded in") in in_browser(page, tmp_path)

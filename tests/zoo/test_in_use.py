@@ -120,11 +120,7 @@ def test_diagnose_and_pages(name):
     standard = type(vae.prior) is mv.StandardNormal
     assert ("KL of each" in report) == standard
     assert "<html" in explore(vae, X, image_shape=(3, 4))
-    if vae.prior.n_inputs:
-        with pytest.raises(mv.MiniVAEError, match="one_step shows the pass of one example; the"):
-            one_step(vae, X[0], image_shape=(3, 4))
-    else:
-        assert "<html" in one_step(vae, X[0], image_shape=(3, 4))
+    assert "<html" in one_step(vae, X[0], image_shape=(3, 4))
     if standard:
         kl_per_dimension(vae, X)
         return
