@@ -81,6 +81,12 @@ def test_the_estimates_of_known_kls():
             assert say(row, value), f"{value} is not in {row}"
 
 
+def test_adversarial_posteriors_of_digits():
+    table = [row for row in rows("avb") if re.match(r"\| [28] \|", row)]
+    for row, result in zip(table, found("avb-mnist").values(), strict=True):
+        assert say(row, result["log_px"]) and say(row, result["elbo"]), row
+
+
 def test_the_ladder():
     table = rows("ladder")
     for run in read("ladder"):
