@@ -60,6 +60,7 @@ TABLES = {
     "disentangle": [columns(runs).values() for runs in found("disentangle").values()],
     "imputation": list(imputed()),
     "info-vae": [model.values() for model in found("info-vae").values()],
+    "priors": [model.values() for model in found("priors").values()],
 }
 
 
