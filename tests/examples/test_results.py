@@ -61,6 +61,11 @@ TABLES = {
     "imputation": list(imputed()),
     "info-vae": [model.values() for model in found("info-vae").values()],
     "priors": [model.values() for model in found("priors").values()],
+    "sample-quality": [
+        [100 * v if name == "as told" else v for name, v in arm.items() if v is not None]
+        for arm in found("sample-quality").values()
+        if isinstance(arm, dict)
+    ],
 }
 
 
