@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..arguments import integer, texts
 from ..arguments import text as check_text
@@ -18,7 +19,7 @@ from ..errors import MiniVAEError
 from ..model.parameters import within
 from ..model.posteriors import DiagonalGaussian
 from ..model.priors import StandardNormal
-from .plots import Figure, check_classes, draw_density, image_shape_of, principal_directions
+from .plots import check_classes, draw_density, image_shape_of, principal_directions
 
 TEMPLATE = Path(__file__).with_name("pages") / "explore.html"
 MOST_WEIGHTS = 500_000  # of 32 bits, so that a page stays below 3 MB; more are rounded to 16 bits
