@@ -19,7 +19,7 @@ class Posterior(Part):
         backward(dz, dlog_q) -> dstats, grads
 
     What it may have:
-    moments(params, stats) -> mu, log_var                        `split`, where that needs parameters; mu is what
+    moments(params, stats) -> mu, log_var                        in place of `split`, with parameters; mu is what
                                                                  `VAE.reconstruct` decodes
     with_kl(params, stats, eps, free_bits) -> (z, kl, floor), backward
         backward(dz, dkl) -> dstats, grads                       where it `has_analytic_kl`: the KL against its own
@@ -29,6 +29,9 @@ class Posterior(Part):
                                                                  its free bits; the sum over the batch is handed to
                                                                  `with_kl` as the parameter "lack"
     proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
+    in_training(params, eps) -> params                           what training hands to the others: constants may be
+                                                                 made of a step's noise. Where that makes examples of
+                                                                 one batch depend on each other: `of_whole_batches`
     own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
         backward(dloss) -> their grads                           are trained by, in place of the model's loss, for
                                                                  which they are constants; with the ELBO only
@@ -37,7 +40,7 @@ class Posterior(Part):
     of its own. All that comes after training is then by `with_log_q`.
     """
 
-    has_analytic_kl = trains_otherwise = has_own_loss = False
+    has_analytic_kl = trains_otherwise = has_own_loss = of_whole_batches = False
     begins_with_gaussian = False  # whether the statistics begin with mu and log_var of a diagonal Gaussian
 
     def latent_dim(self, stats_dim):
@@ -52,6 +55,9 @@ class Posterior(Part):
 
     def with_log_q(self, params, stats, eps):
         raise NotImplementedError
+
+    def in_training(self, params, eps):
+        return params
 
     def own_prior(self, latent_dim):
         return StandardNormal(latent_dim)

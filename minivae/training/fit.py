@@ -137,9 +137,10 @@ def fit(
         raise TypeError(f"fit() got an unexpected keyword argument {name!r}")
     check_vae("fit: vae", vae)
     ranks = check_ranks("fit: parallel", parallel)
-    if ranks.size > 1 and vae.regulariser is not None:
+    of_batch = vae.posterior if vae.posterior.of_whole_batches else vae.regulariser
+    if ranks.size > 1 and of_batch is not None:
         raise MiniVAEError(
-            f"fit: {type(vae.regulariser).__name__} depends on all codes of a batch, of which each process has a part: "
+            f"fit: {type(of_batch).__name__} depends on all codes of a batch, of which each process has a part: "
             "train in one process"
         )
     seed = vae.seed if seed is None else check_seed("fit: seed", seed)

@@ -1,35 +1,44 @@
 """Adversarial variational Bayes: a posterior that one can draw from but not write down, and a discriminator for its KL.
 
-The posterior. Noise e from N(0, I), of as many dimensions as z, goes through a network v, and what the encoder makes of
-x says how to mix what comes out:
+The posterior. Noise e from N(0, I), of as many dimensions as z, goes through a network v, and the encoder says how to
+mix what comes out:
 
-    z = mu(x) + std(x) u,    u_d = sum_i A_di(x) (v_i(e) - mean v_i) / s_d(x),    s_d^2 = A_d' C A_d
+    z = mu(x) + A(x) (v(e) - m),    of mean mu and covariance S = A C A'
 
-C is the covariance of the v_i(e), so that every u_d has mean 0 and variance 1, and z the mean mu and the variances
-std^2, like a diagonal Gaussian; but the shape may be any, and nobody knows the density.
+m and C are mean and covariance of v(e). The shape may be any, and nobody knows the density. The KL needs it:
 
-The KL needs log q(z given x). By the change of variables it is log q(u given x) - sum_d log std_d, and the first is
-learned: a discriminator T(x, u) is trained to tell u, drawn as above, from e, drawn from n = N(0, I), by the loss
+    log q(z given x) = log q(w given x) - 1/2 log det S,    w = K (z - mu),    K S K' = I
 
-    E_u[log(1 + exp(-T(x, u)))] + E_e[log(1 + exp(T(x, e)))]
+by the change of variables to w, which has mean 0 and covariance I. What is left is learned: a discriminator T(x, w) is
+trained to tell w, drawn as above, from e, drawn from n = N(0, I), by the loss
 
-For each x and each point u this is q a + n b, with a = log(1 + exp(-T)), b = log(1 + exp(T)) and both densities taken
+    E_w[log(1 + exp(-T(x, w)))] + E_e[log(1 + exp(T(x, e)))]
+
+For each x and each point w this is q a + n b, with a = log(1 + exp(-T)), b = log(1 + exp(T)) and both densities taken
 there. Its derivative by T, -q (1 - s) + n s with s = 1 / (1 + exp(-T)), is 0 at s = q / (q + n), and so
 
-    T*(x, u) = log q(u given x) - log n(u),     log q(z given x) ~ T(x, u) + log n(u) - sum_d log std_d
+    T*(x, w) = log q(w given x) - log n(w),     log q(z given x) ~ T(x, w) + log n(w) - 1/2 log det S
 
-"Adaptive contrast" is that u is held against N(0, I), and not z against the prior: mean and spread are then alike, and
-what is left for T is the shape. With `adaptive=False` it is z that is told from N(0, I), as in the paper's first part.
+"Adaptive contrast" is that it is w that is held against N(0, I), or what is the same, z against a Gaussian of its own
+mean and covariance: those are then known, and what is left for T is the shape. With `adaptive=False` z is held against
+N(0, I), as in the paper's first part.
 
-The gradient. log q depends on the weights of the encoder twice, by the draw and by itself. The second has the mean 0:
-E_q[d/dw log q] = integral of q (dq/dw) / q = d/dw 1. So T may stand for log q although its own weights know nothing of
-the encoder's: the way through the draw u is all there is. T's weights get the gradient of the discriminator's loss, in
-which u is a constant, and not that of the ELBO, which would have T say what is cheap in place of what is true. Both are
-updated in the same step, as in the paper's algorithm 1. With importance weights the second way has another mean than 0
-(Tucker, Lawson, Gu & Maddison 2019), so a model takes no other bound than the ELBO.
+Mean and covariance of v(e) are averages over draws of e. After training these are some fixed ones, so that q(z given x)
+is the same whatever else is in a batch. Training takes those of the batch, which of them an example gets being chance:
+over all that it might have got the square of each w_d has the mean 1, for any v. Fixed ones v would learn by heart,
+leave them where they are and throw all others far out, where T has seen nothing and log n(w) = -w^2 / 2 promises an
+ever smaller KL.
+
+The gradient. log q depends on the weights of the encoder, phi, twice, by the draw and by itself. The second has the
+mean 0: E_q[d/dphi log q] = integral of q (dq/dphi) / q = d/dphi 1. So T may stand for log q although its own weights
+know nothing of the encoder's: the way through the draw is all there is. T's weights get the gradient of the
+discriminator's loss, in which w is a constant, and not that of the ELBO, which would have T say what is cheap in place
+of what is true. Both are updated in the same step, as in the paper's algorithm 1. With importance weights the second
+way has another mean than 0 (Tucker, Lawson, Gu & Maddison 2019), so a model takes no other bound than the ELBO.
 
 Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", sections 2 and 3. There each v_i has noise of
-its own, so that C is diagonal, and its averages are taken over the batch; here over some fixed e.
+its own and goes to one z_d, and the contrast has z's mean and variances; here its covariances too, which are hard for
+T.
 """
 
 from collections.abc import Sequence
@@ -41,46 +50,94 @@ import numpy as np
 from ..arguments import flag, integer, positive
 from ..errors import MiniVAEError
 from ..model.builders import chosen_likelihood, dense_layers, refuse
-from ..model.gaussian import reparameterize, standard_normal_log_prob
-from ..model.layers import Layer, ReLU, Sequential
+from ..model.gaussian import standard_normal_log_prob
+from ..model.layers import Layer, ReLU, Sequential, Tanh
 from ..model.parameters import Composite, joined, within
-from ..model.posteriors import DiagonalGaussian, Posterior
+from ..model.posteriors import Posterior
 from ..model.vae import VAE
 from ..randomness import generator
 from .branches import WithInput, widths_without_dropout
 
-SMALLEST = 1e-6  # is added to a variance that is divided by
+SMALLEST = 1e-5  # is added to the variances of a covariance that is divided by
 
 
-def standard_mixture(A, v, draws):
-    """Mixtures of noise, with weights of each example's own, of mean 0 and variance 1.
+def mixture(A, v, draws):
+    """Mixtures of bent noise, with weights of each example's own, and their covariance.
 
-        u_lbd = sum_i A_bdi (v_lbi - m_i) / s_bd,    s_bd^2 = A_bd' C A_bd + 1e-6
+        n_lb = A_b (v_lb - m),    S_b = A_b C A_b'
 
-    A (B, D, M);  v (L, B, M);  draws (K, M), of which m is the mean and C the covariance -> u (L, B, D)
+    A (B, D, M);  v (L, B, M);  draws (K, M), of which m is the mean and C the covariance -> n (L, B, D), S (B, D, D)
 
-    With c = v - m, the numerator n = A c, dn = du / s, and r_bd = d/d(s^2) = -1/(2 s^2) sum_l du_lbd u_lbd:
-        dA_bd   = sum_l dn_lbd c_lb + 2 r_bd C A_bd          dv_lb = sum_d dn_lbd A_bd
-        dC      = sum_bd r_bd A_bd A_bd'                     dm    = -sum_lb dv_lb
+    With c = v - m:
+        dA_b = sum_l dn_lb c_lb' + (dS_b + dS_b') A_b C      dv_lb = A_b' dn_lb
+        dC   = sum_b A_b' dS_b A_b                           dm    = -sum_lb dv_lb
     and, as m = 1/K sum_k draws_k and C = 1/K sum_k (draws_k - m)(draws_k - m)',
-        ddraws_k = 1/K (2 dC (draws_k - m) + dm)
+        ddraws_k = 1/K ((dC + dC') (draws_k - m) + dm)
     """
     B, D, M = A.shape
     m = np.sum(draws, axis=0) * (1 / len(draws))
     centred, c, rows = draws - m, v - m, A.reshape(B * D, M)
-    AC = rows @ (centred.T @ (centred * (1 / len(draws))))
-    s = np.sqrt(np.sum(AC * rows, axis=1) + SMALLEST).reshape(B, D)
-    u = np.sum(A * c[:, :, None, :], axis=-1) / s
+    AC = (rows @ (centred.T @ (centred * (1 / len(draws))))).reshape(B, D, M)
+    n, S = np.sum(A * c[:, :, None, :], axis=-1), np.sum(A[:, :, None, :] * AC[:, None, :, :], axis=-1)
 
-    def backward(du):
-        dn = (du / s)[..., None]
-        r = (np.sum(du * u, axis=0) * (-0.5 / s**2)).reshape(B * D, 1)
-        dA = np.sum(dn * c[:, :, None, :], axis=0) + (2 * r * AC).reshape(B, D, M)
-        dv = np.sum(dn * A, axis=2)
-        dC, dm = (r * rows).T @ rows, -np.sum(dv, axis=(0, 1))
-        return dA, dv, (2 * (centred @ dC) + dm) * (1 / len(draws))  # the last is ddraws
+    def backward(dn, dS):
+        dS = dS + np.swapaxes(dS, 1, 2)
+        dA = np.sum(dn[..., None] * c[:, :, None, :], axis=0) + np.sum(dS[..., None] * AC[:, None, :, :], axis=2)
+        dv = np.sum(dn[..., None] * A, axis=2)
+        dm = -np.sum(dv, axis=(0, 1))
+        both_dC = rows.T @ np.sum(dS[..., None] * A[:, None, :, :], axis=2).reshape(B * D, M)  # dC + dC'
+        return dA, dv, (centred @ both_dC + dm) * (1 / len(draws))  # the last is ddraws
 
-    return u, backward
+    return (n, S), backward
+
+
+def inverse_root(S, lower):
+    """K (B, D, D), lower triangular, with K S K' = I, and log det K^-1 (B,), of covariances S (B, D, D).
+
+    lower (D, D) : 1 on and below the diagonal, 0 above
+
+    It is what Gauss's elimination makes of I while it takes S to K^-1', whose product with K^-1 is S: the Cholesky
+    decomposition. To S is added 1e-5 I, lest rounding make a root negative.
+    """
+    unit = lower * lower.T
+    left, right, rows, log_det = S + SMALLEST * unit, np.broadcast_to(unit, S.shape), [], 0
+    for d in range(len(lower)):
+        root = np.sqrt(left[:, d : d + 1, d])
+        rows.append(right[:, d] / root)
+        column = left[:, :, d] / root
+        left = left - column[:, :, None] * (left[:, d] / root)[:, None, :]
+        right = right - column[:, :, None] * rows[-1][:, None, :]
+        log_det = log_det + np.log(root[:, 0])
+    return np.stack(rows, axis=1), log_det
+
+
+def whiten(S, n, lower):
+    """What has covariance S made to have covariance I, and the logarithm of how much that takes off its volume.
+
+        w_lb = K_b n_lb,    K_b S_b K_b' = I,    log_det_b = log det K_b^-1 = 1/2 log det S_b;    see `inverse_root`
+
+    S (B, D, D), symmetric;  n (L, B, D);  lower (D, D) -> w (L, B, D), log_det (B,)
+
+    dn = K' dw. For S, let P = K^-1, and S change by a symmetric E. From P P' = S, P^-1 dP + (P^-1 dP)' = K E K', whose
+    left side is a lower triangle and its mirror image: P^-1 dP = low(K E K'), where low takes what is below the
+    diagonal and half of what is on it. So dw = -K dP w = -low(K E K') w, log_det changes by the trace of low(K E K'),
+    and
+        dS = K' low(dlog_det I - sum_l dw_l w_l') K
+    whose mirror image would do as well.
+    Source: Murray 2016, "Differentiation of the Cholesky decomposition", section 3.
+    """
+    K, log_det = inverse_root(S, lower)
+    w = np.sum(K * n[:, :, None, :], axis=-1)
+    unit = lower * lower.T
+
+    def backward(dw, dlog_det):
+        dn = np.sum(K * dw[..., None], axis=2)
+        of_both = dlog_det[:, None, None] * unit - np.sum(dw[..., None] * w[:, :, None, :], axis=0)
+        low = of_both * (lower - 0.5 * unit)
+        low_K = np.sum(low[..., None] * K[:, None, :, :], axis=2)
+        return np.sum(K[..., None] * low_K[:, :, None, :], axis=1), dn
+
+    return (w, log_det), backward
 
 
 def contrast_loss(t_drawn, t_contrast):
@@ -104,22 +161,23 @@ def contrast_loss(t_drawn, t_contrast):
 
 
 class ImplicitPosterior(Composite, Posterior):
-    """q(z given x) = the distribution of mu + std u, with u of mean 0, variance 1 and any shape; see the module.
+    """q(z given x) = the distribution of mu + A (v(e) - m), of any shape; see the module.
 
     noise         : layers of v, from e (rows, D) to (rows, M)
     features      : layers from x to what the discriminator sees of it, (rows, F)
-    discriminator : layers of T, from [features, u] (rows, F + D) to (rows, 1)
-    adaptive      : whether u is told from N(0, I), or else z itself
-    draws         : K, over how many fixed e the mean and the covariance of v are taken
+    discriminator : layers of T, from [features, w] (rows, F + D) to (rows, 1)
+    adaptive      : whether z is held against a Gaussian of its own mean and covariance, or against N(0, I)
+    draws         : K, over how many fixed e the mean and the covariance of v are taken after training. In training it
+                    is over those of the step, where they are more than D: no |w| is then beyond their number's root
     pace          : the weights of features and discriminator are kept divided by it, so that a step of Adam or RMSprop,
                     whose length knows nothing of the gradient's, goes so many times as far: T is to follow q closely
 
-    The encoder gives (B, 2 D + D M + X): mu, log_var, A, and x itself; see `WithInput`. The KL is an estimate, as good
-    as T is, and no bound: a T that is too weak for q takes it to be smaller than it is. For `VAE.log_likelihood` draws
-    come from N(mu, std^2), whose density is known.
+    The encoder gives (B, D + D M + X): mu, A, which is divided by the root of M, and x itself; see `WithInput`. The KL
+    is an estimate, as good as T is, and no bound: a T that is too weak for q takes it to be smaller than it is. For
+    `VAE.log_likelihood` draws come from N(mu, S), whose density is known.
     """
 
-    has_own_loss = True
+    has_own_loss = of_whole_batches = True
 
     def __init__(
         self,
@@ -158,47 +216,52 @@ class ImplicitPosterior(Composite, Posterior):
         e = generator(0).standard_normal((self.draws, self.dim))
         e -= e.mean(axis=0)
         # Now the covariance, which is made I: these e have the mean and the covariance of all noise.
-        return {"draws": np.linalg.solve(np.linalg.cholesky(e.T @ e / self.draws), e.T).T}
+        e = np.linalg.solve(np.linalg.cholesky(e.T @ e / self.draws), e.T).T
+        return {"draws": e, "lower": np.tri(self.dim)}
+
+    def in_training(self, params, eps):
+        own = eps.reshape(-1, self.dim)
+        return params | {"draws": own} if len(own) > self.dim else params
 
     def latent_dim(self, stats_dim):
         D, M = self.dim, self.mixed
-        wanted = 2 * D + D * M + self.n_inputs
+        wanted = D + D * M + self.n_inputs
         if stats_dim != wanted:
             raise MiniVAEError(
-                f"ImplicitPosterior: the encoder should give (B, {wanted}): {2 * D} for mu and log_var, {D * M} to mix "
-                f"the noise, and the {self.n_inputs} values of x; got (B, {stats_dim}): put its layers into WithInput"
+                f"ImplicitPosterior: the encoder should give (B, {wanted}): {D} for mu, {D * M} to mix the noise, and "
+                f"the {self.n_inputs} values of x; got (B, {stats_dim}): put its layers into WithInput"
             )
         return self.dim
 
-    def split(self, stats):
-        return DiagonalGaussian().split(stats[:, : 2 * self.dim])
+    def moments(self, params, stats):
+        mu, _ = self._parts(stats)
+        (_, S), _ = self._mixed(params, stats, np.zeros_like(mu)[None])
+        return mu, np.log(np.sum(S * params["lower"] * params["lower"].T, axis=2) + SMALLEST)
 
     def proposal(self, params, stats, eps):
-        (z, log_q), _ = DiagonalGaussian().with_log_q({}, stats[:, : 2 * self.dim], eps)
-        return z, log_q
+        """Draws of N(mu, S), the Gaussian of z's mean and covariance."""
+        mu, _ = self._parts(stats)
+        (_, S), _ = self._mixed(params, stats, eps)
+        K, log_det = inverse_root(S, params["lower"])
+        root = np.sum(S[:, :, None, :] * K[:, None, :, :], axis=-1)  # S K' = K^-1, as K S K' = I
+        return mu + np.sum(root * eps[:, :, None, :], axis=-1), standard_normal_log_prob(eps)[0] - log_det
 
     def with_log_q(self, params, stats, eps):
-        D, x_start = self.dim, stats.shape[1] - self.n_inputs
-        (mu, log_var), split_backward = DiagonalGaussian().split_with_backward(stats[:, : 2 * D])
-        u, u_backward = self._standard_draw(params, stats[:, 2 * D : x_start], eps)
-        z, z_backward = reparameterize(mu, log_var, u)
-        seen = u if self.adaptive else z
-        t, t_backward = self._discriminate(params, stats[:, x_start:], seen)
+        mu, x = self._parts(stats)
+        (n, S), mixed_backward = self._mixed(params, stats, eps)
+        z = mu + n
+        (seen, log_det), seen_backward = self._seen(params, z, n, S)
+        t, t_backward = self._discriminate(params, x, seen)
         log_n, n_backward = standard_normal_log_prob(seen)
-        log_q = t + log_n - 0.5 * np.sum(log_var, axis=1) if self.adaptive else t + log_n
 
         def backward(dz, dlog_q):
             dx, dseen, grads = t_backward(dlog_q)
-            dseen = dseen + n_backward(dlog_q)
-            dz = dz if self.adaptive else dz + dseen
-            dmu, dlog_var = z_backward(dz)
-            du = dz * np.exp(0.5 * log_var)
-            if self.adaptive:
-                du, dlog_var = du + dseen, dlog_var - 0.5 * np.sum(dlog_q, axis=0)[:, None]
-            dA, of_noise = u_backward(du)
-            return np.concatenate([split_backward(dmu, dlog_var), dA, dx], axis=1), grads | of_noise
+            dz_of_seen, dn, dS = seen_backward(dseen + n_backward(dlog_q), -np.sum(dlog_q, axis=0))
+            dz = dz + dz_of_seen
+            dA, of_noise = mixed_backward(dz + dn, dS)
+            return np.concatenate([np.sum(dz, axis=0), dA, dx], axis=1), grads | of_noise
 
-        return (z, log_q), backward
+        return (z, t + log_n - log_det), backward
 
     def own_loss(self, params, stats, eps):
         """`contrast_loss` of T, and the gradients of its weights alone.
@@ -206,12 +269,11 @@ class ImplicitPosterior(Composite, Posterior):
         The contrast is the noise that made the draws, which is itself from N(0, I): each of the two averages is right
         by itself, and what they share cancels.
         """
-        D, x_start = self.dim, stats.shape[1] - self.n_inputs
-        seen, _ = self._standard_draw(params, stats[:, 2 * D : x_start], eps)
-        if not self.adaptive:
-            seen, _ = reparameterize(*self.split(stats), seen)
-        t_drawn, drawn_backward = self._discriminate(params, stats[:, x_start:], seen)
-        t_contrast, contrast_backward = self._discriminate(params, stats[:, x_start:], eps)
+        mu, x = self._parts(stats)
+        (n, S), _ = self._mixed(params, stats, eps)
+        (seen, _), _ = self._seen(params, mu + n, n, S)
+        t_drawn, drawn_backward = self._discriminate(params, x, seen)
+        t_contrast, contrast_backward = self._discriminate(params, x, eps)
         loss, loss_backward = contrast_loss(t_drawn, t_contrast)
 
         def backward(dloss):
@@ -221,19 +283,36 @@ class ImplicitPosterior(Composite, Posterior):
 
         return loss, backward
 
-    def _standard_draw(self, params, A, eps):
-        """u (L, B, D) from A (B, D M) and noise (L, B, D); the way back goes to A and the weights of v."""
+    def _parts(self, stats):
+        """mu (B, D) and x (B, X)."""
+        return stats[:, : self.dim], stats[:, stats.shape[1] - self.n_inputs :]
+
+    def _mixed(self, params, stats, eps):
+        """`mixture` of the noise (L, B, D) by the weights A in stats; the way back goes to A and the weights of v."""
         (L, B, D), M = eps.shape, self.mixed
+        A = stats[:, D : D + D * M].reshape(B, D, M)
         e = np.concatenate([eps.reshape(L * B, D), params["draws"]])
         v, v_backward = self.stacks["noise"].forward(within(params, "noise"), e)
-        u, u_backward = standard_mixture(A.reshape(B, D, M), v[: L * B].reshape(L, B, M), v[L * B :])
+        values, mixture_backward = mixture(A * M**-0.5, v[: L * B].reshape(L, B, M), v[L * B :])
 
-        def backward(du):
-            dA, dv, ddraws = u_backward(du)
+        def backward(dn, dS):
+            dA, dv, ddraws = mixture_backward(dn, dS)
             _, grads = v_backward(np.concatenate([dv.reshape(L * B, M), ddraws]))
-            return dA.reshape(B, D * M), joined({"noise": grads})
+            return dA.reshape(B, D * M) * M**-0.5, joined({"noise": grads})
 
-        return u, backward
+        return values, backward
+
+    def _seen(self, params, z, n, S):
+        """What T is asked about (L, B, D), and log_det (B,) as in `whiten`; the way back goes to z, n and S."""
+        if not self.adaptive:
+            return (z, np.zeros_like(S[:, 0, 0])), lambda dz, dlog_det: (dz, np.zeros_like(n), np.zeros_like(S))
+        values, backward = whiten(S, n, params["lower"])
+
+        def whitened_backward(dw, dlog_det):
+            dS, dn = backward(dw, dlog_det)
+            return np.zeros_like(z), dn, dS
+
+        return values, whitened_backward
 
     def _discriminate(self, params, x, u):
         """T(x, u) (L, B) of x (B, X) and u (L, B, D); the way back goes to x, u and the weights of T."""
@@ -265,17 +344,17 @@ def avb(
     init: str = "he_normal",
     **options: Any,
 ) -> VAE:
-    """A VAE with an implicit posterior and its discriminator, dense networks with ReLU throughout.
+    """A VAE with an implicit posterior and its discriminator, dense networks with ReLU.
 
     n_in    : how many values an example has
     latent  : D, the dimensions of z, and of the noise
-    hidden  : the width of hidden layers; where noise enters and of what T sees of x, a quarter of it
+    hidden  : the width of hidden layers; for the noise, and of what T sees of x, a quarter of it
     options : of `VAE`, such as likelihood, backend and seed
     others  : as for `ImplicitPosterior`, and for `Dense`
 
-        encoder        x - hidden - hidden - [mu, log_var, A], and x
-        noise          e - hidden / 4 - hidden / 4
-        discriminator  [x - hidden - hidden / 4, u] - hidden - hidden - 1
+        encoder        x - hidden - hidden - [mu, A], and x
+        noise          e - hidden / 4 - hidden / 4, with tanh: of thin tails
+        discriminator  [x - hidden - hidden / 4, w] - hidden - hidden - 1
         decoder        z - hidden - hidden - x
     """
     D, quarter = integer("avb: latent", latent), max(1, integer("avb: hidden", hidden) // 4)
@@ -285,13 +364,13 @@ def avb(
 
     stack = partial(dense_layers, activation=ReLU, init=init)
     posterior = ImplicitPosterior(
-        [*stack(D, quarter, quarter), ReLU()],
+        dense_layers(D, quarter, quarter, activation=Tanh),
         [*stack(n_in, hidden, quarter), ReLU()],
         stack(quarter + D, hidden, hidden, 1),
         adaptive,
         draws,
         pace,
     )
-    encoder = [WithInput(stack(n_in, hidden, hidden, 2 * D + D * quarter))]
+    encoder = [WithInput(stack(n_in, hidden, hidden, D + D * quarter))]
     decoder = stack(D, hidden, hidden, likelihood.params_dim(n_in))
     return VAE(encoder, decoder, **options | {"likelihood": likelihood, "posterior": posterior})

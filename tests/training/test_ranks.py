@@ -182,9 +182,11 @@ def test_ranks_share_rows_evenly_and_leave_none_out():
             assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1
 
 
-def test_what_depends_on_a_whole_batch_is_refused():
-    vae = mv.mlp(4, hidden=(3,), regulariser=mv.MMD())
-    with pytest.raises(mv.MiniVAEError, match="MMD depends on all codes of a batch"):
+@pytest.mark.parametrize(
+    "vae, name", [(mv.mlp(4, hidden=(3,), regulariser=mv.MMD()), "MMD"), (mv.avb(4, 2, 8), "ImplicitPosterior")]
+)
+def test_what_depends_on_a_whole_batch_is_refused(vae, name):
+    with pytest.raises(mv.MiniVAEError, match=f"{name} depends on all codes of a batch"):
         together(2, lambda ranks: mv.fit(vae, np.zeros((8, 4)), parallel=ranks))
 
 
