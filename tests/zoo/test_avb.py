@@ -156,7 +156,7 @@ def test_the_proposal_is_the_gaussian_of_mean_and_covariance():
     S = np.exp([[-0.5, -0.05], [-0.05, 0.4]]) * [[1, 0.8], [0.8, 1]]
     eps = np.random.default_rng(0).standard_normal((40_000, 1, 2))
     z, log_q = part.proposal(params, of_x, eps)
-    np.testing.assert_allclose(np.cov(z[:, 0], rowvar=False), S, atol=0.02)
+    np.testing.assert_allclose(z[:, 0], [0.3, -1.0] + eps[:, 0] @ np.linalg.cholesky(S).T, atol=1e-3)
     np.testing.assert_allclose(log_q[:, 0], stats.multivariate_normal([0.3, -1.0], S).logpdf(z[:, 0]), atol=1e-3)
 
 
@@ -192,6 +192,23 @@ def test_encode_gives_mean_and_variance_of_the_draws():
     assert np.abs(stats.skew(z, axis=0)).max() > 0.1  # no Gaussian
     np.testing.assert_allclose((z.mean(axis=0) - mu) / std, 0, atol=0.06)
     np.testing.assert_allclose(z.std(axis=0), std, rtol=0.06)
+
+
+def test_noise_without_effect_has_a_variance_that_has_a_logarithm():
+    part, params = implicit(2, adaptive=True)
+    of_x = statistics(np.array([[0.3, -1.0]]), np.zeros((1, 2)))
+    mu, log_var = part.moments(params | {"noise.0.W": np.zeros((2, 2))}, of_x)
+    np.testing.assert_allclose((mu[0], log_var[0]), [[0.3, -1.0], np.log([1e-5, 1e-5])], rtol=1e-6)
+
+
+def test_without_adaptive_contrast_it_is_z_that_is_told_from_noise():
+    part, params = implicit(2, adaptive=False)
+    of_x = statistics(np.array([[1.2, 0.0], [-0.5, 0.9], [0.1, -1.4]]), np.zeros((3, 2)))
+    eps = np.random.default_rng(0).standard_normal((5, 3, 2))
+    (z, log_q), _ = part.with_log_q(params, of_x, eps)
+    t_contrast, _ = part._discriminate(params, np.eye(3), eps)
+    told, _ = contrast_loss(log_q - stats.norm.logpdf(z).sum(axis=-1), t_contrast)
+    np.testing.assert_allclose(part.own_loss(params, of_x, eps)[0], told, rtol=1e-12)
 
 
 def test_the_loss_of_a_discriminator():
