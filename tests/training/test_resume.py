@@ -216,6 +216,19 @@ def test_more_epochs_may_follow(tmp_path):
     assert train(5, checkpoint=mv.Checkpoint(path, resume=True)) == train(5)
 
 
+def test_a_checkpoint_is_written_before_the_first_epoch(tmp_path):
+    """So that a path that cannot be written to costs no training, and a machine that goes down in it no settings."""
+    path, x, vae = tmp_path / "checkpoint.safetensors", np.zeros((30, 4)), mv.VAE([mv.Dense(4, 4)], [mv.Dense(2, 4)])
+    there = []
+
+    def rate(epoch):  # is asked as an epoch begins
+        there.append(path.exists())
+        return 1e-3
+
+    mv.fit(vae, x, epochs=2, checkpoint=path, schedules={"lr": rate})
+    assert there and all(there)
+
+
 def test_a_checkpoint_is_a_model_too(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     x = np.random.default_rng(0).random((30, 4), np.float32)
