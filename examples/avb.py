@@ -10,7 +10,7 @@ Before that, three Gaussians, whose KL is known, show how near to it a discrimin
 
 Digits are drawn black or white anew in every epoch, those for testing once. log p(x) is by importance sampling, with
 draws from a Gaussian of the mean and the covariance of q(z given x): it owes nothing to the discriminator. The ELBO
-does, where the posterior is implicit; of its KL one knows that it is not below that Gaussian's.
+does, where the posterior is implicit; of the true KL one knows that it is not below that Gaussian's.
 
 Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes". Its networks for digits are others.
 """
@@ -43,7 +43,7 @@ def build(posterior, n_in, latent, hidden, **where):
 
 
 def train(arguments, vae, x, **options):
-    """Adam, with a rate that falls to a tenth for the last quarter; half the usual memory suits the game better."""
+    """Adam, with a rate that falls to a tenth for the last quarter; a short memory, beta1, suits the game better."""
     epochs, lr = arguments.epochs, arguments.lr
     return mv.fit(
         vae,
@@ -141,7 +141,7 @@ def log_bernoulli(x, mean):
 def counted_kl(z):
     """KL from N(0, I) of the distribution that z (N, 2) were drawn from, by counting in cells that are alike under it.
 
-    sum_i q_i log(q_i / p_i). Coarse cells lower it; drawing by chance raises it by about CELLS^2 / 2N.
+    sum_i q_i log(q_i / p_i). Coarse cells lower it; drawing by chance raises it, by at most about CELLS^2 / 2N.
     """
     u = special.ndtr(z.astype(np.float64))
     counts, *_ = np.histogram2d(u[:, 0], u[:, 1], bins=CELLS, range=[[0, 1], [0, 1]])

@@ -429,13 +429,13 @@ def convolution_checks():
     return rows
 
 
-def whiten_symmetric(half, n):
+def whiten_symmetric(half, r):
     """`whiten` of a covariance that stays symmetric when half of it changes by itself: H + H' + 2 I."""
-    values, backward = avb.whiten(half + np.swapaxes(half, 1, 2) + 2 * np.eye(3), n, np.tri(3))
+    values, backward = avb.whiten(half + np.swapaxes(half, 1, 2) + 2 * np.eye(3), r, np.tri(3))
 
     def symmetric_backward(*cotangents):
-        dS, dn = backward(*cotangents)
-        return dS + np.swapaxes(dS, 1, 2), dn
+        dS, dr = backward(*cotangents)
+        return dS + np.swapaxes(dS, 1, 2), dr
 
     return values, symmetric_backward
 
@@ -507,9 +507,10 @@ def function_checks():
         "zero_filled": (missing.zero_filled, {"x": _off_kinks(rng, 4, 5)}),
         "log_filled": (missing.log_filled, {"x": x}),
         "mixture": (
-            avb.mixture, {"A": _off_kinks(rng, B, D, 5), "v": rng.random((L, B, 5)), "draws": rng.random((7, 5))},
+            lambda A, v, v_draws: avb.mixture(A, v, v_draws, np.eye(D)),
+            {"A": _off_kinks(rng, B, D, 5), "v": rng.random((L, B, 5)), "v_draws": rng.random((7, 5))},
         ),
-        "whiten": (whiten_symmetric, {"half": rng.random((B, 3, 3)), "n": rng.standard_normal((L, B, 3))}),
+        "whiten": (whiten_symmetric, {"half": rng.random((B, 3, 3)), "r": rng.standard_normal((L, B, 3))}),
         "contrast_loss": (
             avb.contrast_loss, {"t_drawn": rng.standard_normal((L, B)), "t_contrast": rng.standard_normal((L, B))},
         ),

@@ -284,6 +284,11 @@ class FlowPosterior(Composite, Posterior):
         self.base = DiagonalGaussian() if base is None else base
         if not isinstance(self.base, Posterior):
             raise MiniVAEError(f"FlowPosterior: base should be a posterior or None, got {named(base)}")
+        if self.base.trains_otherwise or self.base.has_own_loss or self.base.of_whole_batches:
+            raise MiniVAEError(
+                f"FlowPosterior: {type(self.base).__name__} trains in a way of its own, which flows do not hand on: use it "
+                "without them"
+            )
 
     def parts(self):
         return {"base": self.base} | {str(i): flow for i, flow in enumerate(self.flows)}

@@ -29,7 +29,7 @@ class Posterior(Part):
                                                                  its free bits; the sum over the batch is handed to
                                                                  `with_kl` as the parameter "lack"
     proposal(params, stats, eps) -> z, log_q                     draws for importance sampling, of known density
-    in_training(params, eps) -> params                           what training hands to the others: constants may be
+    for_training(params, eps) -> params                          what training hands to the others: constants may be
                                                                  made of a step's noise. Where that makes examples of
                                                                  one batch depend on each other: `of_whole_batches`
     own_loss(params, stats, eps) -> loss (B,), backward          where it `has_own_loss`: what some of its parameters
@@ -56,7 +56,7 @@ class Posterior(Part):
     def with_log_q(self, params, stats, eps):
         raise NotImplementedError
 
-    def in_training(self, params, eps):
+    def for_training(self, params, eps):
         return params
 
     def own_prior(self, latent_dim):

@@ -136,7 +136,7 @@ class VAE(Inference):
         """
         (L, B, _), params_of = eps.shape, {name: within(params, name) for name in self.parts}
         if training:
-            params_of["posterior"] = self.posterior.in_training(params_of["posterior"], eps)
+            params_of["posterior"] = self.posterior.for_training(params_of["posterior"], eps)
 
         stats, encoder_backward = self.encoder.forward(params_of["encoder"], self._with_labels(x, y)[0])
         (z, kl, added), z_backward = self._z_and_kl(params_of, stats, eps, beta, training)
@@ -263,7 +263,7 @@ class VAE(Inference):
         grads = backward(dloss)
         if self.posterior.has_own_loss:
             stats, _ = self.encoder.forward(within(params, "encoder"), self._with_labels(x, y)[0])
-            of_posterior = self.posterior.in_training(within(params, "posterior"), eps)
+            of_posterior = self.posterior.for_training(within(params, "posterior"), eps)
             _, own_backward = self.posterior.own_loss(of_posterior, stats, eps)
             grads |= joined({"posterior": own_backward(dloss)})
         for name, values in self.parameters.items():

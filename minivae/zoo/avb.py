@@ -5,7 +5,8 @@ mix what comes out:
 
     z = mu(x) + A(x) (v(e) - m),    of mean mu and covariance S = A C A'
 
-m and C are mean and covariance of v(e). The shape may be any, and nobody knows the density. The KL needs it:
+m and C are mean and covariance of v(e); to S 1e-5 I is added, so that it has an inverse. The shape of z's distribution
+may be any, and nobody knows its density. The KL needs it:
 
     log q(z given x) = log q(w given x) - 1/2 log det S,    w = K (z - mu),    K S K' = I
 
@@ -24,17 +25,19 @@ mean and covariance: those are then known, and what is left for T is the shape. 
 N(0, I), as in the paper's first part.
 
 Mean and covariance of v(e) are averages over draws of e. After training these are some fixed ones, so that q(z given x)
-is the same whatever else is in a batch. Training takes those of the batch, which of them an example gets being chance:
-over all that it might have got the square of each w_d has the mean 1, for any v. Fixed ones v would learn by heart,
-leave them where they are and throw all others far out, where T has seen nothing and log n(w) = -w^2 / 2 promises an
-ever smaller KL.
+is the same whatever else is in a batch. Training takes the N draws of the batch, which of them an example gets being
+chance: over all that it might have got the square of each w_d has the mean 1, for any v (less where S is not large
+beside 1e-5). Fixed ones v would learn by heart, leave them where they are and throw all others far out, where T has
+seen nothing and log n(w) = -w^2 / 2 promises an ever smaller KL. The price: S is then itself by chance, and log q given
+S has a mean that is too large, by about D (D + 1) / 4N nats where N is large beside D^2: 0.2 for N = 100 and D = 8.
 
-The gradient. log q depends on the weights of the encoder, phi, twice, by the draw and by itself. The second has the
-mean 0: E_q[d/dphi log q] = integral of q (dq/dphi) / q = d/dphi 1. So T may stand for log q although its own weights
-know nothing of the encoder's: the way through the draw is all there is. T's weights get the gradient of the
-discriminator's loss, in which w is a constant, and not that of the ELBO, which would have T say what is cheap in place
-of what is true. Both are updated in the same step, as in the paper's algorithm 1. With importance weights the second
-way has another mean than 0 (Tucker, Lawson, Gu & Maddison 2019), so a model takes no other bound than the ELBO.
+The gradient. T stands for log q(u given x) - log n(u), where u is what it is asked about, w or z. That depends on the
+weights of the encoder, phi, twice: through the draw u, and because q itself changes. The second has the mean 0:
+E_q[d/dphi log q(u)] at fixed u = integral of q (dq/dphi) / q = d/dphi 1 = 0. So T's weights need know nothing of phi;
+log det S, which is known, keeps its whole gradient. T's weights get the gradient of the discriminator's loss, in which
+u is a constant, and not that of the ELBO, which would have T say what is cheap in place of what is true. Both are
+updated in the same step, as in the paper's algorithm 1. With importance weights the second way has another mean than 0
+(Tucker, Lawson, Gu & Maddison 2019), so a model takes no other bound than the ELBO.
 
 Source: Mescheder, Nowozin & Geiger 2017, "Adversarial variational Bayes", sections 2 and 3. There each v_i has noise of
 its own and goes to one z_d, and the contrast has z's mean and variances; here its covariances too, which are hard for
@@ -58,37 +61,38 @@ from ..model.vae import VAE
 from ..randomness import generator
 from .branches import WithInput, widths_without_dropout
 
-SMALLEST = 1e-5  # is added to the variances of a covariance that is divided by
+SMALLEST = 1e-5  # is added to the variances of a covariance that is inverted
 
 
-def mixture(A, v, draws):
+def mixture(A, v, v_draws, unit):
     """Mixtures of bent noise, with weights of each example's own, and their covariance.
 
-        n_lb = A_b (v_lb - m),    S_b = A_b C A_b'
+        r_lb = A_b (v_lb - m),    S_b = A_b C A_b' + 1e-5 I
 
-    A (B, D, M);  v (L, B, M);  draws (K, M), of which m is the mean and C the covariance -> n (L, B, D), S (B, D, D)
+    A (B, D, M);  v (L, B, M);  v_draws (N, M), of which m is the mean and C the covariance;  unit (D, D), I
+    -> r (L, B, D), S (B, D, D)
 
     With c = v - m:
-        dA_b = sum_l dn_lb c_lb' + (dS_b + dS_b') A_b C      dv_lb = A_b' dn_lb
+        dA_b = sum_l dr_lb c_lb' + (dS_b + dS_b') A_b C      dv_lb = A_b' dr_lb
         dC   = sum_b A_b' dS_b A_b                           dm    = -sum_lb dv_lb
-    and, as m = 1/K sum_k draws_k and C = 1/K sum_k (draws_k - m)(draws_k - m)',
-        ddraws_k = 1/K ((dC + dC') (draws_k - m) + dm)
+    and of the draws v_i, as m = 1/N sum_i v_i and C = 1/N sum_i (v_i - m)(v_i - m)',
+        dv_i = 1/N ((dC + dC') (v_i - m) + dm)
     """
     B, D, M = A.shape
-    m = np.sum(draws, axis=0) * (1 / len(draws))
-    centred, c, rows = draws - m, v - m, A.reshape(B * D, M)
-    AC = (rows @ (centred.T @ (centred * (1 / len(draws))))).reshape(B, D, M)
-    n, S = np.sum(A * c[:, :, None, :], axis=-1), np.sum(A[:, :, None, :] * AC[:, None, :, :], axis=-1)
+    m = np.sum(v_draws, axis=0) * (1 / len(v_draws))
+    centred, c, rows = v_draws - m, v - m, A.reshape(B * D, M)
+    AC = (rows @ (centred.T @ (centred * (1 / len(v_draws))))).reshape(B, D, M)
+    r, S = np.sum(A * c[:, :, None, :], axis=-1), np.sum(A[:, :, None, :] * AC[:, None, :, :], axis=-1)
 
-    def backward(dn, dS):
+    def backward(dr, dS):
         dS = dS + np.swapaxes(dS, 1, 2)
-        dA = np.sum(dn[..., None] * c[:, :, None, :], axis=0) + np.sum(dS[..., None] * AC[:, None, :, :], axis=2)
-        dv = np.sum(dn[..., None] * A, axis=2)
+        dA = np.sum(dr[..., None] * c[:, :, None, :], axis=0) + np.sum(dS[..., None] * AC[:, None, :, :], axis=2)
+        dv = np.sum(dr[..., None] * A, axis=2)
         dm = -np.sum(dv, axis=(0, 1))
         both_dC = rows.T @ np.sum(dS[..., None] * A[:, None, :, :], axis=2).reshape(B * D, M)  # dC + dC'
-        return dA, dv, (centred @ both_dC + dm) * (1 / len(draws))  # the last is ddraws
+        return dA, dv, (centred @ both_dC + dm) * (1 / len(v_draws))
 
-    return (n, S), backward
+    return (r, S + SMALLEST * unit), backward
 
 
 def inverse_root(S, lower):
@@ -97,10 +101,9 @@ def inverse_root(S, lower):
     lower (D, D) : 1 on and below the diagonal, 0 above
 
     It is what Gauss's elimination makes of I while it takes S to K^-1', whose product with K^-1 is S: the Cholesky
-    decomposition. To S is added 1e-5 I, lest rounding make a root negative.
+    decomposition.
     """
-    unit = lower * lower.T
-    left, right, rows, log_det = S + SMALLEST * unit, np.broadcast_to(unit, S.shape), [], 0
+    left, right, rows, log_det = S, np.broadcast_to(lower * lower.T, S.shape), [], 0
     for d in range(len(lower)):
         root = np.sqrt(left[:, d : d + 1, d])
         rows.append(right[:, d] / root)
@@ -111,31 +114,31 @@ def inverse_root(S, lower):
     return np.stack(rows, axis=1), log_det
 
 
-def whiten(S, n, lower):
+def whiten(S, r, lower):
     """What has covariance S made to have covariance I, and the logarithm of how much that takes off its volume.
 
-        w_lb = K_b n_lb,    K_b S_b K_b' = I,    log_det_b = log det K_b^-1 = 1/2 log det S_b;    see `inverse_root`
+        w_lb = K_b r_lb,    K_b S_b K_b' = I,    log_det_b = log det K_b^-1 = 1/2 log det S_b;    see `inverse_root`
 
-    S (B, D, D), symmetric;  n (L, B, D);  lower (D, D) -> w (L, B, D), log_det (B,)
+    S (B, D, D), symmetric;  r (L, B, D);  lower (D, D) -> w (L, B, D), log_det (B,)
 
-    dn = K' dw. For S, let P = K^-1, and S change by a symmetric E. From P P' = S, P^-1 dP + (P^-1 dP)' = K E K', whose
-    left side is a lower triangle and its mirror image: P^-1 dP = low(K E K'), where low takes what is below the
-    diagonal and half of what is on it. So dw = -K dP w = -low(K E K') w, log_det changes by the trace of low(K E K'),
-    and
+    dr = K' dw. For S, let P = K^-1, and S change by a small symmetric F, whereby P changes by G. From P P' = S it
+    follows that P^-1 G + (P^-1 G)' = K F K', of which the left side is a lower triangle and its mirror image:
+    P^-1 G = low(K F K'), where low takes what is below the diagonal and half of what is on it. So w changes by
+    -K G w = -low(K F K') w, log_det by the trace of low(K F K'), and
         dS = K' low(dlog_det I - sum_l dw_l w_l') K
     whose mirror image would do as well.
     Source: Murray 2016, "Differentiation of the Cholesky decomposition", section 3.
     """
     K, log_det = inverse_root(S, lower)
-    w = np.sum(K * n[:, :, None, :], axis=-1)
+    w = np.sum(K * r[:, :, None, :], axis=-1)
     unit = lower * lower.T
 
     def backward(dw, dlog_det):
-        dn = np.sum(K * dw[..., None], axis=2)
+        dr = np.sum(K * dw[..., None], axis=2)
         of_both = dlog_det[:, None, None] * unit - np.sum(dw[..., None] * w[:, :, None, :], axis=0)
         low = of_both * (lower - 0.5 * unit)
         low_K = np.sum(low[..., None] * K[:, None, :, :], axis=2)
-        return np.sum(K[..., None] * low_K[:, :, None, :], axis=1), dn
+        return np.sum(K[..., None] * low_K[:, :, None, :], axis=1), dr
 
     return (w, log_det), backward
 
@@ -167,8 +170,9 @@ class ImplicitPosterior(Composite, Posterior):
     features      : layers from x to what the discriminator sees of it, (rows, F)
     discriminator : layers of T, from [features, w] (rows, F + D) to (rows, 1)
     adaptive      : whether z is held against a Gaussian of its own mean and covariance, or against N(0, I)
-    draws         : K, over how many fixed e the mean and the covariance of v are taken after training. In training it
-                    is over those of the step, where they are more than D: no |w| is then beyond their number's root
+    draws         : over how many fixed e the mean and the covariance of v are taken after training. In training it is
+                    over the N of the step, or where these are fewer than 4 D over the fixed ones. |w|^2 is then at most
+                    N - 1, for any v: N should be many times D
     pace          : the weights of features and discriminator are kept divided by it, so that a step of Adam or RMSprop,
                     whose length knows nothing of the gradient's, goes so many times as far: T is to follow q closely
 
@@ -199,6 +203,11 @@ class ImplicitPosterior(Composite, Posterior):
             widths_without_dropout(f"ImplicitPosterior: {name}", stack) for name, stack in self.stacks.items()
         )
         self.draws = integer("ImplicitPosterior: draws", draws, self.dim + 1)
+        if self.mixed < self.dim:
+            raise MiniVAEError(
+                f"ImplicitPosterior: noise gives {self.mixed} numbers for the {self.dim} dimensions of z, which would "
+                f"then lie in a plane and have no density: let it give {self.dim} or more"
+            )
         if (seen, answers) != (n_features + self.dim, 1):
             raise MiniVAEError(
                 f"ImplicitPosterior: with noise that takes {self.dim} numbers and features that give {n_features}, "
@@ -219,9 +228,9 @@ class ImplicitPosterior(Composite, Posterior):
         e = np.linalg.solve(np.linalg.cholesky(e.T @ e / self.draws), e.T).T
         return {"draws": e, "lower": np.tri(self.dim)}
 
-    def in_training(self, params, eps):
+    def for_training(self, params, eps):
         own = eps.reshape(-1, self.dim)
-        return params | {"draws": own} if len(own) > self.dim else params
+        return params | {"draws": own} if len(own) >= 4 * self.dim else params
 
     def latent_dim(self, stats_dim):
         D, M = self.dim, self.mixed
@@ -236,7 +245,7 @@ class ImplicitPosterior(Composite, Posterior):
     def moments(self, params, stats):
         mu, _ = self._parts(stats)
         (_, S), _ = self._mixed(params, stats, np.zeros_like(mu)[None])
-        return mu, np.log(np.sum(S * params["lower"] * params["lower"].T, axis=2) + SMALLEST)
+        return mu, np.log(np.sum(S * params["lower"] * params["lower"].T, axis=2))
 
     def proposal(self, params, stats, eps):
         """Draws of N(mu, S), the Gaussian of z's mean and covariance."""
@@ -248,17 +257,17 @@ class ImplicitPosterior(Composite, Posterior):
 
     def with_log_q(self, params, stats, eps):
         mu, x = self._parts(stats)
-        (n, S), mixed_backward = self._mixed(params, stats, eps)
-        z = mu + n
-        (seen, log_det), seen_backward = self._seen(params, z, n, S)
+        (r, S), mixed_backward = self._mixed(params, stats, eps)
+        z = mu + r
+        (seen, log_det), seen_backward = self._seen(params, z, r, S)
         t, t_backward = self._discriminate(params, x, seen)
         log_n, n_backward = standard_normal_log_prob(seen)
 
         def backward(dz, dlog_q):
             dx, dseen, grads = t_backward(dlog_q)
-            dz_of_seen, dn, dS = seen_backward(dseen + n_backward(dlog_q), -np.sum(dlog_q, axis=0))
+            dz_of_seen, dr, dS = seen_backward(dseen + n_backward(dlog_q), -np.sum(dlog_q, axis=0))
             dz = dz + dz_of_seen
-            dA, of_noise = mixed_backward(dz + dn, dS)
+            dA, of_noise = mixed_backward(dz + dr, dS)
             return np.concatenate([np.sum(dz, axis=0), dA, dx], axis=1), grads | of_noise
 
         return (z, t + log_n - log_det), backward
@@ -270,8 +279,8 @@ class ImplicitPosterior(Composite, Posterior):
         by itself, and what they share cancels.
         """
         mu, x = self._parts(stats)
-        (n, S), _ = self._mixed(params, stats, eps)
-        (seen, _), _ = self._seen(params, mu + n, n, S)
+        (r, S), _ = self._mixed(params, stats, eps)
+        (seen, _), _ = self._seen(params, mu + r, r, S)
         t_drawn, drawn_backward = self._discriminate(params, x, seen)
         t_contrast, contrast_backward = self._discriminate(params, x, eps)
         loss, loss_backward = contrast_loss(t_drawn, t_contrast)
@@ -293,24 +302,25 @@ class ImplicitPosterior(Composite, Posterior):
         A = stats[:, D : D + D * M].reshape(B, D, M)
         e = np.concatenate([eps.reshape(L * B, D), params["draws"]])
         v, v_backward = self.stacks["noise"].forward(within(params, "noise"), e)
-        values, mixture_backward = mixture(A * M**-0.5, v[: L * B].reshape(L, B, M), v[L * B :])
+        unit = params["lower"] * params["lower"].T
+        values, mixture_backward = mixture(A * M**-0.5, v[: L * B].reshape(L, B, M), v[L * B :], unit)
 
-        def backward(dn, dS):
-            dA, dv, ddraws = mixture_backward(dn, dS)
-            _, grads = v_backward(np.concatenate([dv.reshape(L * B, M), ddraws]))
+        def backward(dr, dS):
+            dA, dv, dv_draws = mixture_backward(dr, dS)
+            _, grads = v_backward(np.concatenate([dv.reshape(L * B, M), dv_draws]))
             return dA.reshape(B, D * M) * M**-0.5, joined({"noise": grads})
 
         return values, backward
 
-    def _seen(self, params, z, n, S):
-        """What T is asked about (L, B, D), and log_det (B,) as in `whiten`; the way back goes to z, n and S."""
+    def _seen(self, params, z, r, S):
+        """What T is asked about (L, B, D), and log_det (B,) as in `whiten`; the way back goes to z, r and S."""
         if not self.adaptive:
-            return (z, np.zeros_like(S[:, 0, 0])), lambda dz, dlog_det: (dz, np.zeros_like(n), np.zeros_like(S))
-        values, backward = whiten(S, n, params["lower"])
+            return (z, np.zeros_like(S[:, 0, 0])), lambda dz, dlog_det: (dz, np.zeros_like(r), np.zeros_like(S))
+        values, backward = whiten(S, r, params["lower"])
 
         def whitened_backward(dw, dlog_det):
-            dS, dn = backward(dw, dlog_det)
-            return np.zeros_like(z), dn, dS
+            dS, dr = backward(dw, dlog_det)
+            return np.zeros_like(z), dr, dS
 
         return values, whitened_backward
 
@@ -348,7 +358,7 @@ def avb(
 
     n_in    : how many values an example has
     latent  : D, the dimensions of z, and of the noise
-    hidden  : the width of hidden layers; for the noise, and of what T sees of x, a quarter of it
+    hidden  : the width of hidden layers; for the noise, and of what T sees of x, a quarter of it, but no less than D
     options : of `VAE`, such as likelihood, backend and seed
     others  : as for `ImplicitPosterior`, and for `Dense`
 
@@ -357,7 +367,8 @@ def avb(
         discriminator  [x - hidden - hidden / 4, w] - hidden - hidden - 1
         decoder        z - hidden - hidden - x
     """
-    D, quarter = integer("avb: latent", latent), max(1, integer("avb: hidden", hidden) // 4)
+    D = integer("avb: latent", latent)
+    quarter = max(D, integer("avb: hidden", hidden) // 4)
     cure = "put the layers together with VAE"
     refuse("avb", options, posterior=cure, n_classes=cure)
     likelihood = chosen_likelihood(options)

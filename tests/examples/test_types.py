@@ -14,7 +14,7 @@ from minivae.views import plots
 # What minivae calls, of parts of one's own and of a model: arrays whose shapes the docstrings tell.
 HOOKS = set(
     """forward function inverse log_prob loss mean sample update fresh_state parts split moments with_log_q
-    split_with_backward with_kl lack own_prior in_training own_loss proposal pseudo_inputs penalty check check_pixels
+    split_with_backward with_kl lack own_prior for_training own_loss proposal pseudo_inputs penalty check check_pixels
     constant_arrays shapes initial output_shape uniform_shapes latent_dim params_dim sweeps begin end lr""".split()
 )
 HOOKS_OF_A_VAE = set("forward_and_backward lack params_of check_input draw_prior uniform_shapes forward beta".split())

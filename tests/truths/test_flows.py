@@ -298,6 +298,11 @@ def test_training_with_a_flow_improves_the_bound():
         (lambda: mv.InverseAutoregressive(2, 1, context=1), "hidden should be at least 2"),
         (lambda: mv.InverseAutoregressive(3, 2, masks="all"), 'masks should be "full" or "0.1", got \'all\''),
         (lambda: mv.FlowPosterior([]), "flows should be a list of flows"),
+        (
+            lambda: mv.FlowPosterior([mv.Planar(2)], mv.avb(4, 2, 8).posterior),
+            "ImplicitPosterior trains in a way of its",
+        ),
+        (lambda: mv.FlowPosterior([mv.Planar(6)], mv.GumbelSoftmax(3)), "GumbelSoftmax trains in a way of its own"),
         (lambda: mv.FlowPosterior([mv.Tanh()]), "flows should be a list of flows"),
         (lambda: mv.FlowPosterior([mv.Planar(2), mv.Planar(3)]), r"the same dim, got \[2, 3\]"),
         (
