@@ -286,8 +286,8 @@ class FlowPosterior(Composite, Posterior):
             raise MiniVAEError(f"FlowPosterior: base should be a posterior or None, got {named(base)}")
         if self.base.trains_otherwise or self.base.has_own_loss or self.base.of_whole_batches:
             raise MiniVAEError(
-                f"FlowPosterior: {type(self.base).__name__} trains in a way of its own, which flows do not hand on: use it "
-                "without them"
+                f"FlowPosterior: {type(self.base).__name__} trains in a way of its own, which flows do not hand on: "
+                "use it without them"
             )
 
     def parts(self):
