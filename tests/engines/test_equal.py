@@ -123,7 +123,7 @@ MODELS = {
     "codebook, one vector": (lambda: networks(n_z=6), {"posterior": mv.VectorQuantized(3, 6), "beta": 0.5}, {}),
     "gaps": (with_gaps, {}, {"whole": True, "samples": 3, "x": table_rows(23)}),
     "gaps, one sample": (with_gaps, {"bound": mv.ELBO()}, {"whole": True, "x": table_rows(23)}),
-    "implicit posterior": (implicit(True), {}, {"whole": True, "samples": 2, "binarize": True}),
+    "implicit posterior": (implicit(True), {}, {"whole": True, "samples": 3, "binarize": True}),
     "implicit posterior, not adaptive": (implicit(False), {"prior": mv.MixturePrior(3, 2)}, {"whole": True}),
     "images": (images, {}, {}),
     "images, two samples": (lambda: images(1), {}, {"samples": 2}),

@@ -98,9 +98,10 @@ def test_small_models(name, tmp_path):
     y = np.arange(40) % vae.n_classes if vae.n_classes else None
     known = ("samples", "binarize", "batch_size")
     options = {"batch_size": 5} | {name: options[name] for name in known if name in options}
-    step = training_step(vae, mv.Adam(1e-2), x, y, options)
+    # A gradient may be 0 but for rounding, as that of a bias whose mean is taken off; a usual eps would blow it up.
+    step = training_step(vae, mv.Adam(1e-2, eps=1e-6), x, y, options)
     few = {name: step.arrays[name][:8] for name in ("noise", "thresholds", "uniform") if name in step.arrays}
-    same(tmp_path, step.step, {k: v.copy() for k, v in (step.arrays | few).items()}, vae.dtype, 1, 1e-9, 1e-9)
+    same(tmp_path, step.step, {k: v.copy() for k, v in (step.arrays | few).items()}, vae.dtype, 1, 1e-9, 1e-11)
 
 
 SPECIAL = [0.0, -0.0, 1, -1, 0.5, 1.5, 2.5, -0.5, -1.5, 3.7, -3.7, 1e-30, 1e30, np.inf, -np.inf, np.nan]
